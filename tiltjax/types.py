@@ -1,0 +1,224 @@
+"""Recipes (tuples of functions, closed over) and states (tuples of arrays, passed through `jit`). No logic.
+
+Functions speak of ONE particle of shape `shape`; the library vmaps. Time runs from t = 0 (noise) to t = 1 (data).
+Energies and rewards are in units of kT.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax import Array
+
+Key = Array
+Params = Any
+Scalar = Array | float
+
+
+class LogDensity(Protocol):
+    """x -> log gamma(x), unnormalized: a scalar for one particle of shape `shape`."""
+
+    def __call__(self, x: Array, /) -> Array: ...
+
+
+class Control(Protocol):
+    """(params, t, x) -> u(x, t), of x's shape: the control of dX = (b + sigma u) dt + sigma dB."""
+
+    def __call__(self, params: Params, t: Array, x: Array, /) -> Array: ...
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+class Target(NamedTuple):
+    """An unnormalized density gamma, and what is known of it.
+
+    log_density(x) -> scalar for one particle; `sample(key, n) -> (n, *shape)` draws exactly; `mode(x) -> int` names
+    the mode that x belongs to, with the true `mode_weights` (K,); `constrain(x)` maps one particle to what the user
+    calls it (a dict of named sites, say).
+    """
+
+    log_density: LogDensity
+    shape: tuple[int, ...]
+    log_z: float | None = None
+    sample: Callable[[Key, int], Array] | None = None
+    mode: Callable[[Array], Array] | None = None
+    mode_weights: Array | None = None
+    constrain: Callable[[Array], Any] | None = None
+
+
+class GaussianPath(NamedTuple):
+    """X_t = alpha_t X_1 + beta_t X_0, and every difference of the schedules that a step needs, stable in float32.
+
+    kappa = alpha'/alpha, eta = beta (kappa beta - beta'). The pair (signal, noise) is (alpha, beta) less a common
+    factor chosen so that the two never vanish together: alpha^2 = c signal2, beta^2 = c noise2, lift = alpha / c
+    (on the Brownian path alpha and beta both vanish at t = 0, their ratios do not).
+    `rise(t, t') = signal2' noise2 - signal2 noise2'` is computed without cancellation, and `speed(t)` is its slope at t' = t.
+    `time(signal2 / noise2)` inverts the signal-to-noise ratio.
+    """
+
+    alpha: Callable[[Scalar], Array]
+    beta: Callable[[Scalar], Array]
+    kappa: Callable[[Scalar], Array]
+    eta: Callable[[Scalar], Array]
+    signal2: Callable[[Scalar], Array]
+    noise2: Callable[[Scalar], Array]
+    lift: Callable[[Scalar], Array]
+    rise: Callable[[Scalar, Scalar], Array]
+    speed: Callable[[Scalar], Array]
+    time: Callable[[Scalar], Array]
+    scale: float | None = None  # the standard deviation of X_1 that the path implies (Brownian: sqrt(nu_1))
+
+
+class Process(NamedTuple):
+    """A reference process, the base of the tilt: dX = b dt + sigma dB, memoryless, X_1 ~ p_base.
+
+    `transition(t, t', x) -> (mean, std)` is one step of it; the controlled step is
+    X' = mean + std (c + xi), c = sqrt(clock(t, t')) u(t, x), xi ~ N(0, I), and c is all that the path weight needs.
+    `reverse(t, t', x') -> (mean, std)` is the noising kernel X_t | X_t' (the base's own time reversal, kept by every tilt).
+    Gaussian processes have `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual` R_t = Var[X_1 | X_t] and
+    `log_density`; for a base known only by its velocity or score these are None.
+    """
+
+    path: GaussianPath
+    shape: tuple[int, ...]
+    initial: Callable[[Key], Array]
+    drift: Callable[[Array, Array], Array]
+    backward_drift: Callable[[Array, Array], Array]
+    diffusion: Callable[[Array], Array]
+    velocity: Callable[[Array, Array], Array]
+    score: Callable[[Array, Array], Array]
+    transition: Callable[[Array, Array, Array], tuple[Array, Array]]
+    reverse: Callable[[Array, Array, Array], tuple[Array, Array]]
+    clock: Callable[[Array, Array], Array]
+    log_density: LogDensity | None = None
+    scale: float | None = None
+    response: Callable[[Array], Array] | None = None
+    residual: Callable[[Array], Array] | None = None
+    gain: Callable[[Array], Array] | None = None
+
+
+class Problem(NamedTuple):
+    """The tilt p*(x) proportional to p_base(x) exp(reward(x)).
+
+    `resolution` is the smallest variance at which p* has structure (it sets the end of the log-SNR grid and the
+    scale of the networks); `decode` maps one particle to the user's coordinates (an affine preconditioner undone).
+    """
+
+    process: Process
+    reward: Callable[[Array], Array]
+    resolution: float
+    decode: Callable[[Array], Array] = lambda x: x
+    target: Target | None = None
+
+
+class Network(NamedTuple):
+    """A control u_theta: `init(key) -> params`, `apply(params, t, x) -> u`. Zero at initialization."""
+
+    init: Callable[[Key], Params]
+    apply: Control
+
+
+class Mixture(NamedTuple):
+    """The weight gamma of conditional score matching in a regression target (see `losses.score_matching`)."""
+
+    init: Callable[[], Params]
+    weight: Callable[[Params, Array], Array]
+
+
+class Objective(NamedTuple):
+    """A training method: collect, then regress.
+
+    `init(key) -> extra` are learned quantities beside the network (a log Z, mixture weights; None if there are none).
+    `collect(params, key) -> batch` simulates labelled particles without gradient, a pytree with a leading particle axis.
+    `loss(params, key, batch) -> scalar` is differentiated. params is `Params(control, extra)`.
+    `energy_evaluations`, `gradient_evaluations`: calls of the density and of its gradient, a collected particle.
+    """
+
+    init: Callable[[Key], Params]
+    collect: Callable[[Params, Key], Any]
+    loss: Callable[[Params, Key, Any], Array]
+    replay: "Replay"
+    energy_evaluations: int = 1
+    gradient_evaluations: int = 1
+
+
+class Replay(NamedTuple):
+    """How collected particles are reused: capacity 0 means that each batch is used whole, once, and forgotten.
+
+    Weights w^tau are tempered: tau is the largest in [0, 1] with ESS(w^tau) >= ess_floor over the buffer (None: unweighted).
+    """
+
+    num_particles: int
+    capacity: int = 0
+    gradient_steps: int = 1
+    batch_size: int = 0
+    ess_floor: float | None = None
+
+
+class Trainer(NamedTuple):
+    """`init(key) -> TrainState`, `step(state) -> (TrainState, Metrics)`: one round of collect and regress."""
+
+    init: Callable[[Key], "TrainState"]
+    step: Callable[["TrainState"], tuple["TrainState", "Metrics"]]
+
+
+# ------------------------------------------------------------------------------------------------- states
+
+
+class Learned(NamedTuple):
+    """What is trained: the control network's parameters, and a loss's own."""
+
+    control: Params
+    extra: Params
+
+
+class Path(NamedTuple):
+    """A stored trajectory of N steps: times (N+1,), x (N+1, *shape), control u (N, *shape), noise xi (N, *shape)."""
+
+    times: Array
+    x: Array
+    control: Array
+    noise: Array
+
+
+class Samples(NamedTuple):
+    """Weighted draws: x (n, *shape), log_weight (n,). E[exp(log_weight)] = Z."""
+
+    x: Array
+    log_weight: Array
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: Array
+    stderr: Array
+
+
+class TrainState(NamedTuple):
+    key: Key
+    round: Array
+    params: Learned
+    average: Learned
+    opt_state: Any
+    buffer: Any
+
+
+class Metrics(NamedTuple):
+    """Of one round. `nonfinite` counts skipped updates; `first_bad` indexes `train.QUANTITIES` (-1: all finite)."""
+
+    loss: Array
+    temper: Array
+    ess: Array
+    log_z: Array
+    gradient_norm: Array
+    clipped: Array
+    nonfinite: Array
+    nonfinite_particles: Array
+    first_bad: Array
+
+
+def is_key(x: Any) -> bool:
+    """True for a typed PRNG key, as `jax.random.key(0)` makes it."""
+    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
