@@ -1,0 +1,10 @@
+"""Densities with known answers: each constructor returns a `types.Target`. One file a family."""
+
+from .delta_many_well import delta_many_well
+from .funnel import funnel
+from .gaussian import gaussian
+from .gmm import gmm
+from .gmm40 import gmm40, gmm40_be
+from .many_well import many_well
+
+__all__ = ["delta_many_well", "funnel", "gaussian", "gmm", "gmm40", "gmm40_be", "many_well"]

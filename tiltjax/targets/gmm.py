@@ -1,0 +1,89 @@
+"""Mixtures of normal distributions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from ..types import Key, Target
+from ._particle import default_float, particle
+
+
+def gmm(
+    means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, weights: ArrayLike | None = None
+) -> Target:
+    """A mixture of K normal distributions with diagonal covariances, normalized.
+
+    log_density(x) = log sum_k weights_k N(x; means_k, diag(scale_k^2));   log_z = 0.
+
+    `means` (K, d); `scale`, standard deviations, (), (K,) or (K, d); `weights` (K,), equal if None.
+    `mode(x)` is the component most likely to have made x and `mode_weights` are the mixture's: the true
+    masses of the modes as far as the components are apart (a few standard deviations).
+
+    Raises ValueError for shapes that disagree, scales or weights that are not positive, weights that do not
+    sum to 1. Parameters are constants. Not for full covariances: write a density of your own.
+    """
+    means_ = np.asarray(means, np.float64)
+    if means_.ndim != 2 or means_.size == 0 or not np.isfinite(means_).all():
+        raise ValueError(f"got means of shape {means_.shape}, expected finite (K, d): one row a component")
+    num_modes, d = means_.shape
+    scale_ = _scales(scale, num_modes, d)
+    weights_ = _weights(weights, num_modes)
+    log_weights = np.log(weights_)
+    constant = log_weights - np.log(scale_).sum(1) - 0.5 * d * math.log(2 * math.pi)
+
+    def log_joint(x: Array) -> Array:
+        x = particle(x, (d,))
+        z = (x[None, :] - jnp.asarray(means_, x.dtype)) / jnp.asarray(scale_, x.dtype)
+        return jnp.asarray(constant, x.dtype) - 0.5 * jnp.sum(z**2, 1)
+
+    def log_density(x: Array) -> Array:
+        return jax.nn.logsumexp(log_joint(x))
+
+    def mode(x: Array) -> Array:
+        return jnp.argmax(log_joint(x)).astype(jnp.int32)
+
+    def sample(key: Key, n: int) -> Array:
+        dtype = default_float()
+        key_mode, key_noise = jax.random.split(key)
+        k = jax.random.categorical(key_mode, jnp.asarray(log_weights, dtype), shape=(n,))
+        xi = jax.random.normal(key_noise, (n, d), dtype)
+        return jnp.asarray(means_, dtype)[k] + jnp.asarray(scale_, dtype)[k] * xi
+
+    return Target(log_density, (d,), 0.0, sample, mode, jnp.asarray(weights_, default_float()))
+
+
+def _scales(scale: ArrayLike, num_modes: int, d: int) -> np.ndarray:
+    array = np.asarray(scale, np.float64)
+    if array.shape not in ((), (num_modes,), (num_modes, d)):
+        raise ValueError(
+            f"got scale of shape {array.shape}, expected (), ({num_modes},) or ({num_modes}, {d}): "
+            "one standard deviation for all, for each component, or for each component and coordinate"
+        )
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(
+            f"got scale with minimum {array.min()}, expected positive standard deviations: pass scale > 0"
+        )
+    return np.broadcast_to(array[:, None] if array.ndim == 1 else array, (num_modes, d))
+
+
+def _weights(weights: ArrayLike | None, num_modes: int) -> np.ndarray:
+    if weights is None:
+        return np.full(num_modes, 1.0 / num_modes)
+    array = np.asarray(weights, np.float64)
+    if array.shape != (num_modes,):
+        raise ValueError(
+            f"got weights of shape {array.shape}, expected ({num_modes},): one for each row of means"
+        )
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(
+            f"got weights with minimum {array.min()}, expected positive ones: leave empty components out"
+        )
+    if abs(array.sum() - 1.0) > 1e-5:
+        raise ValueError(
+            f"got weights that sum to {array.sum():.6g}, expected 1: pass weights / weights.sum()"
+        )
+    return array / array.sum()
