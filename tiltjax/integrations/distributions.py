@@ -3,12 +3,14 @@
 import inspect
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..targets._particle import particle
 from ..types import Key, Target
 from ._foreign import relaxed_promotion
 
@@ -61,18 +63,18 @@ def _from_numpyro_distribution(dist: Any, event_shape: tuple[int, ...]) -> Targe
 
 
 def _target(
-    dist: Any, event_shape: tuple[int, ...], forward, inverse, log_det, free_shape: tuple[int, ...]
+    dist: Any,
+    event_shape: tuple[int, ...],
+    forward: Callable[[Array], Array],
+    inverse: Callable[[Array], Array],
+    log_det: Callable[[Array, Array], Array],
+    free_shape: tuple[int, ...],
 ) -> Target:
     """The target on `free_shape` (() becomes (1,)) of forward^-1(Y), Y ~ dist on `event_shape`."""
     shape = free_shape or (1,)
 
     def free(x: Array) -> Array:
-        x = jnp.asarray(x)
-        if x.shape != shape:
-            raise ValueError(
-                f"got x of shape {x.shape}, expected one particle of shape {shape}: jax.vmap over a batch"
-            )
-        return x.reshape(free_shape)
+        return particle(x, shape).reshape(free_shape)
 
     def log_density(x: Array) -> Array:
         with relaxed_promotion():
@@ -138,17 +140,22 @@ def _is_numpyro(dist: Any) -> bool:
 
 
 def _check_support(dist: Any, target: Target) -> None:
-    if target.sample is None:
-        probes = [jnp.full(target.shape, value) for value in (-10.0, -1.0, 1.0, 10.0)]
-    else:
-        x = target.sample(jax.random.key(0), _PROBES)
-        low, high = x.min(0), x.max(0)
-        probes = [low - (high - low), high + (high - low)]
-    for x in probes:
-        value = target.log_density(x)
-        if not bool(jnp.isfinite(value)):
+    probes, values = jax.jit(lambda key: _probe(target, key))(jax.random.key(0))
+    for x, value in zip(probes, values, strict=True):
+        if not jnp.isfinite(value):
             raise ValueError(
                 f"got {type(dist).__name__} with log_prob = {value} at x = {x}, expected a density that is "
                 "finite on all of R^d: for a bounded support take the numpyro distribution of that name, "
                 "which is unconstrained here, or transform it yourself (log, logit), Jacobian included"
             )
+
+
+def _probe(target: Target, key: Key) -> tuple[list[Array], list[Array]]:
+    """Points that a bounded support would leave out, and the log density there."""
+    if target.sample is None:
+        probes = [jnp.full(target.shape, value, float) for value in (-10.0, -1.0, 1.0, 10.0)]
+    else:
+        x = target.sample(key, _PROBES)
+        low, high = x.min(0), x.max(0)
+        probes = [2 * low - high, 2 * high - low]
+    return probes, [target.log_density(x) for x in probes]

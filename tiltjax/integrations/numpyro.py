@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from ..targets._particle import particle
 from ..types import Key, Target
 from ._foreign import relaxed_promotion
 
@@ -52,21 +53,14 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
     _, unravel = ravel_pytree(zeros)
     dim = sum(math.prod(shape) for shape in shapes.values())
 
-    def named(x: Array) -> dict[str, Array]:
-        x = jnp.asarray(x)
-        if x.shape != (dim,):
-            raise ValueError(
-                f"got x of shape {x.shape}, expected one particle of shape ({dim},): jax.vmap over a batch"
-            )
-        return unravel(x)
-
     def log_density(x: Array) -> Array:
         with relaxed_promotion():
-            return -potential_energy(model, args, kwargs, named(x)).astype(x.dtype)
+            x = particle(x, (dim,))
+            return -jnp.asarray(potential_energy(model, args, kwargs, unravel(x)), x.dtype)
 
     def constrain(x: Array) -> dict[str, Array]:
         with relaxed_promotion():
-            return constrain_fn(model, args, kwargs, named(x), return_deterministic=True)
+            return constrain_fn(model, args, kwargs, unravel(particle(x, (dim,))), return_deterministic=True)
 
     return Target(log_density, (dim,), constrain=constrain)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def right_well_mass() -> float:
     return 1.0 - float(np.interp(_saddle(), table.x, table.cdf))
 
 
-def _log_well(a):
+def _log_well(a: Any) -> Any:
     return -(a**4) + 6.0 * a**2 + 0.5 * a
 
 
