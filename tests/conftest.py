@@ -11,9 +11,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "float32: run with x64 disabled, as most users do (also as `pytestmark`)"
-    )
+    config.addinivalue_line("markers", "float32: run with x64 disabled, as most users do (also as `pytestmark`)")
 
 
 @pytest.fixture(autouse=True)

@@ -101,9 +101,7 @@ def test_jacobian_of_a_positive_site():
     # posterior Gamma(a + total, b + n): its mean through constrain
     x = jnp.linspace(-20.0, 5.0, 20_001)[:, None]
     weights = jax.nn.softmax(jax.vmap(target.log_density)(x))
-    assert jnp.sum(weights * jax.vmap(target.constrain)(x)["rate"]) == pytest.approx(
-        (a + total) / (b + n), rel=1e-8
-    )
+    assert jnp.sum(weights * jax.vmap(target.constrain)(x)["rate"]) == pytest.approx((a + total) / (b + n), rel=1e-8)
 
 
 def test_simplex_and_matrix_sites_are_flat():
@@ -128,9 +126,7 @@ def test_dynamic_support_reparametrization_and_improper_priors():
     assert named["low"] < named["x"] < named["low"] + 1
 
     def affine():
-        numpyro.sample(
-            "a", dist.TransformedDistribution(dist.Normal(0, 1), dist.transforms.AffineTransform(1.0, 2.0))
-        )
+        numpyro.sample("a", dist.TransformedDistribution(dist.Normal(0, 1), dist.transforms.AffineTransform(1.0, 2.0)))
 
     reparametrized = from_numpyro(numpyro.handlers.reparam(affine, config={"a": TransformReparam()}))
     named = reparametrized.constrain(jnp.array([0.5]))

@@ -106,9 +106,7 @@ def test_heavy_libraries_are_imported_only_when_called(file):
 
 def test_importing_tiltjax_is_light_and_silent():
     code = "import sys, tiltjax; print(*{name.partition('.')[0] for name in sys.modules})"
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert not (HEAVY | NEVER) & set(run.stdout.split())
 
@@ -140,9 +138,7 @@ def test_constraints_pin_every_dependency_within_its_range():
         if requirement.name == "tiltjax":
             continue
         version = pinned[canonicalize_name(requirement.name)]
-        assert requirement.specifier.contains(version, prereleases=True), (
-            f"{requirement} is pinned to {version}"
-        )
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} is pinned to {version}"
 
 
 def test_citation_agrees_with_the_package():
@@ -188,9 +184,5 @@ MACHINE = re.compile(
 
 
 def test_no_file_names_a_machine_or_a_package_index():
-    found = [
-        f"{f.relative_to(ROOT)}: {m.group()!r}"
-        for f in project_files()
-        for m in MACHINE.finditer(f.read_bytes())
-    ]
+    found = [f"{f.relative_to(ROOT)}: {m.group()!r}" for f in project_files() for m in MACHINE.finditer(f.read_bytes())]
     assert not found

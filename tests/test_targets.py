@@ -83,9 +83,7 @@ def test_shapes_and_dtypes(evaluated: Evaluated):
     assert x.dtype == values.dtype == gradients.dtype == np.float64
     for point in (jnp.asarray(x[0], jnp.float32), jnp.zeros(target.shape, jnp.int32)):
         value = jax.eval_shape(target.log_density, point)
-        assert value.shape == () and value.dtype == (
-            jnp.float32 if point.dtype == jnp.float32 else jnp.float64
-        )
+        assert value.shape == () and value.dtype == (jnp.float32 if point.dtype == jnp.float32 else jnp.float64)
     with pytest.raises(ValueError, match=r"jax\.vmap"):
         target.log_density(jnp.zeros((3, *target.shape)))
 
@@ -219,9 +217,7 @@ def test_well_samples_have_the_exact_cdf(x64: bool):
     ]
     for target, coordinates, log_f in cases:
         with jax.enable_x64(x64):
-            x = jax.device_get(jax.jit(target.sample, static_argnums=1)(jax.random.key(6), N))[
-                :, coordinates
-            ].reshape(-1)
+            x = jax.device_get(jax.jit(target.sample, static_argnums=1)(jax.random.key(6), N))[:, coordinates].reshape(-1)
         cdf = integrate.cumulative_trapezoid(np.exp(log_f - log_f.max()), grid, initial=0.0)
         assert stats.kstest(x, lambda a, cdf=cdf: np.interp(a, grid, cdf / cdf[-1])).pvalue > 1e-6
         assert np.abs(x).max() < 3.5  # float32's zero must not reach the end of the table

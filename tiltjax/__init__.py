@@ -1,1 +1,57 @@
-"""tiltjax: sample any exponential tilt p*(x) proportional to p_base(x) exp(r(x)), with weights that prove the answer."""
+"""tiltjax: sample any exponential tilt p*(x) proportional to p_base(x) exp(r(x)), with weights that prove the answer.
+
+target = tiltjax.Target(log_density, shape=(2,))
+sampler = tiltjax.fit(jax.random.key(0), target)
+draws = sampler.sample(jax.random.key(1), 10_000)     # Samples(x, log_weight)
+"""
+
+from tiltjax import (
+    buffers,
+    diagnostics,
+    exact,
+    integrations,
+    losses,
+    networks,
+    paths,
+    problems,
+    processes,
+    sampling,
+    sde,
+    targets,
+    train,
+    weights,
+)
+from tiltjax.fitting import fit, load
+from tiltjax.sampling import Sampler
+from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Estimate",
+    "Network",
+    "Objective",
+    "Path",
+    "Problem",
+    "Process",
+    "Replay",
+    "Sampler",
+    "Samples",
+    "Target",
+    "buffers",
+    "diagnostics",
+    "exact",
+    "fit",
+    "integrations",
+    "load",
+    "losses",
+    "networks",
+    "paths",
+    "problems",
+    "processes",
+    "sampling",
+    "sde",
+    "targets",
+    "train",
+    "weights",
+]

@@ -109,6 +109,7 @@ class Problem(NamedTuple):
     reward: Callable[[Array], Array]
     resolution: float
     decode: Callable[[Array], Array] = lambda x: x
+    encode: Callable[[Array], Array] = lambda x: x
     target: Target | None = None
 
 
@@ -117,50 +118,60 @@ class Network(NamedTuple):
 
     init: Callable[[Key], Params]
     apply: Control
+    gradient_evaluations: int = 0  # of the density, in one call of apply
 
 
 class Mixture(NamedTuple):
-    """The weight gamma of conditional score matching in a regression target (see `losses.score_matching`)."""
+    """The weight gamma of conditional score matching in a regression target (see `losses.score_matching`).
+
+    `init() -> extra` are its learned parameters (None if there are none); `weight(extra, t) -> gamma`, a scalar or of x's shape.
+    """
 
     init: Callable[[], Params]
     weight: Callable[[Params, Array], Array]
 
 
-class Objective(NamedTuple):
-    """A training method: collect, then regress.
-
-    `init(key) -> extra` are learned quantities beside the network (a log Z, mixture weights; None if there are none).
-    `collect(params, key) -> batch` simulates labelled particles without gradient, a pytree with a leading particle axis.
-    `loss(params, key, batch) -> scalar` is differentiated. params is `Params(control, extra)`.
-    `energy_evaluations`, `gradient_evaluations`: calls of the density and of its gradient, a collected particle.
-    """
-
-    init: Callable[[Key], Params]
-    collect: Callable[[Params, Key], Any]
-    loss: Callable[[Params, Key, Any], Array]
-    replay: "Replay"
-    energy_evaluations: int = 1
-    gradient_evaluations: int = 1
-
-
 class Replay(NamedTuple):
-    """How collected particles are reused: capacity 0 means that each batch is used whole, once, and forgotten.
+    """How collected particles are reused.
 
-    Weights w^tau are tempered: tau is the largest in [0, 1] with ESS(w^tau) >= ess_floor over the buffer (None: unweighted).
+    `num_particles` are collected a round. capacity 0: the batch is used whole, once, and forgotten. Else the newest `capacity`
+    are kept, and `gradient_steps` updates a round each draw `batch_size` of them with weights `weighting(log_weight)`.
     """
 
     num_particles: int
     capacity: int = 0
     gradient_steps: int = 1
     batch_size: int = 0
-    ess_floor: float | None = None
+    weighting: Callable[[Array], Array] | None = None
+
+
+class Objective(NamedTuple):
+    """A training method: collect, then regress.
+
+    `init() -> extra` are learned quantities beside the network (a log Z, mixture weights; None if there are none).
+    `collect(params, key, n) -> Batch` simulates n labelled particles without gradient.
+    `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
+    `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
+    """
+
+    init: Callable[[], Params]
+    collect: Callable[["Learned", Key, int], "Batch"]
+    loss: Callable[["Learned", Key, Any], Array]
+    replay: Replay
+    energy_evaluations: int = 1
+    gradient_evaluations: int = 1
+    weighted: bool = True  # a batch's log_weight is that of its paths
 
 
 class Trainer(NamedTuple):
-    """`init(key) -> TrainState`, `step(state) -> (TrainState, Metrics)`: one round of collect and regress."""
+    """`init(key) -> TrainState`, `step(state) -> (TrainState, Metrics)`: one round of collect and regress.
+
+    `quantities` names what is checked for non-finite values, in the order in which one spoils the next.
+    """
 
     init: Callable[[Key], "TrainState"]
     step: Callable[["TrainState"], tuple["TrainState", "Metrics"]]
+    quantities: tuple[str, ...]
 
 
 # ------------------------------------------------------------------------------------------------- states
@@ -196,6 +207,14 @@ class Estimate(NamedTuple):
     stderr: Array
 
 
+class Batch(NamedTuple):
+    """Collected particles: data (a tree of leaves (n, ...)), log_weight (n,) of their paths, clipped (n,) where a label was."""
+
+    data: Any
+    log_weight: Array
+    clipped: Array
+
+
 class TrainState(NamedTuple):
     key: Key
     round: Array
@@ -206,15 +225,18 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Of one round. `nonfinite` counts skipped updates; `first_bad` indexes `train.QUANTITIES` (-1: all finite)."""
+    """Of one round. Counts are of updates (nonfinite: skipped; clipped: scaled down) and of collected particles.
+
+    log_z and ess are those of the newly collected particles' weights. `first_bad` indexes `Trainer.quantities`, -1 if all is finite.
+    """
 
     loss: Array
-    temper: Array
-    ess: Array
     log_z: Array
+    ess: Array
     gradient_norm: Array
-    clipped: Array
-    nonfinite: Array
+    clipped_updates: Array
+    nonfinite_updates: Array
+    clipped_particles: Array
     nonfinite_particles: Array
     first_bad: Array
 

@@ -36,16 +36,12 @@ def from_distribution(dist: Any, *, shape: tuple[int, ...] | None = None) -> Tar
     Not for an unnormalized log_prob, which makes log_z wrong: Target(dist.log_prob, shape) instead.
     """
     if not callable(getattr(dist, "log_prob", None)):
-        raise TypeError(
-            f"got {type(dist).__name__} without log_prob, expected a distribution: Target(log_density, shape)"
-        )
+        raise TypeError(f"got {type(dist).__name__} without log_prob, expected a distribution: Target(log_density, shape)")
     with relaxed_promotion():
         event_shape = _event_shape(dist, shape)
         if _is_numpyro(dist):
             return _from_numpyro_distribution(dist, event_shape)
-        target = _target(
-            dist, event_shape, lambda x: x, lambda y: y, lambda x, y: jnp.zeros((), x.dtype), event_shape
-        )
+        target = _target(dist, event_shape, lambda x: x, lambda y: y, lambda x, y: jnp.zeros((), x.dtype), event_shape)
         _check_support(dist, target)
         return target
 
@@ -54,9 +50,7 @@ def _from_numpyro_distribution(dist: Any, event_shape: tuple[int, ...]) -> Targe
     from numpyro.distributions import ImproperUniform, biject_to
 
     if isinstance(dist, ImproperUniform):
-        raise ValueError(
-            "got ImproperUniform, expected a distribution that normalizes: use one with a finite mass"
-        )
+        raise ValueError("got ImproperUniform, expected a distribution that normalizes: use one with a finite mass")
     transform = biject_to(dist.support)
     free_shape = transform.inverse_shape(event_shape)
     return _target(dist, event_shape, transform, transform.inv, transform.log_abs_det_jacobian, free_shape)
@@ -94,9 +88,7 @@ def _target(
     probe = jnp.arange(1.0, 1.0 + math.prod(shape)).reshape(shape)
     moved = shape != event_shape or bool(jnp.any(constrain(probe) != probe))
     has_sample = callable(getattr(dist, "sample", None))
-    return Target(
-        log_density, shape, 0.0, sample if has_sample else None, constrain=constrain if moved else None
-    )
+    return Target(log_density, shape, 0.0, sample if has_sample else None, constrain=constrain if moved else None)
 
 
 def _draw(dist: Any, key: Key, n: int) -> Array:
@@ -114,9 +106,7 @@ def _event_shape(dist: Any, shape: tuple[int, ...] | None) -> tuple[int, ...]:
             "part of the event (numpyro: dist.to_event(); distrax and TFP: Independent(dist))"
         )
     if _is_discrete(dist):
-        raise ValueError(
-            f"got the discrete distribution {name}, expected a density on R^d: nothing here samples integers"
-        )
+        raise ValueError(f"got the discrete distribution {name}, expected a density on R^d: nothing here samples integers")
     if shape is None and not hasattr(dist, "event_shape"):
         raise ValueError(f"got {name}, which has no event_shape, expected to be told: pass shape=(d,)")
     return tuple(dist.event_shape) if shape is None else tuple(shape)

@@ -42,10 +42,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
         start = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_uniform)
         sites = handlers.trace(start).get_trace(*args, **kwargs)
         latent = _latent_sites(sites)
-        shapes = {
-            name: biject_to(site["fn"].support).inverse_shape(site["value"].shape)
-            for name, site in latent.items()
-        }
+        shapes = {name: biject_to(site["fn"].support).inverse_shape(site["value"].shape) for name, site in latent.items()}
     # without this the model would draw its parameters anew at every call
     fixed = {name: site["value"] for name, site in sites.items() if site["type"] in ("param", "mutable")}
     model = handlers.seed(handlers.substitute(model, data=fixed), key)
@@ -68,12 +65,8 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
 def _latent_sites(sites: dict[str, Any]) -> dict[str, Any]:
     from numpyro.distributions import Delta
 
-    latent = {
-        name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]
-    }
-    subsampled = [
-        name for name, site in sites.items() if site["type"] == "plate" and _subsamples(site["args"])
-    ]
+    latent = {name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]}
+    subsampled = [name for name, site in sites.items() if site["type"] == "plate" and _subsamples(site["args"])]
     if subsampled:
         raise ValueError(
             f"got plates {subsampled} that subsample, expected a density that is the same at every call: "
@@ -87,9 +80,7 @@ def _latent_sites(sites: dict[str, Any]) -> dict[str, Any]:
         )
     delta = [name for name, site in latent.items() if isinstance(site["fn"], Delta)]
     if delta:
-        raise ValueError(
-            f"got latent sites {delta} with a Delta distribution, expected a density: numpyro.deterministic"
-        )
+        raise ValueError(f"got latent sites {delta} with a Delta distribution, expected a density: numpyro.deterministic")
     if not latent:
         raise ValueError(
             f"got a model with no latent site (its sites: {list(sites)}), expected at least one "

@@ -12,9 +12,7 @@ def particle(x: ArrayLike, shape: tuple[int, ...]) -> Array:
     """
     x = jnp.asarray(x)
     if x.shape != shape:
-        raise ValueError(
-            f"got x of shape {x.shape}, expected one particle of shape {shape}: jax.vmap over a batch"
-        )
+        raise ValueError(f"got x of shape {x.shape}, expected one particle of shape {shape}: jax.vmap over a batch")
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(default_float())
 
 

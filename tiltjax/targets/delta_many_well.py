@@ -27,13 +27,9 @@ def delta_many_well(dim: int = 5, wells: int = 5, delta: float = 4.0) -> Target:
     Source: Richter, Berner 2023, arXiv 2307.01198.
     """
     if not 1 <= wells <= dim:
-        raise ValueError(
-            f"got wells={wells}, dim={dim}, expected 1 <= wells <= dim: wells counts the first coordinates"
-        )
+        raise ValueError(f"got wells={wells}, dim={dim}, expected 1 <= wells <= dim: wells counts the first coordinates")
     if not (math.isfinite(delta) and delta > 0):
-        raise ValueError(
-            f"got delta={delta}, expected a positive square of the wells' position: pass delta=4.0, say"
-        )
+        raise ValueError(f"got delta={delta}, expected a positive square of the wells' position: pass delta=4.0, say")
     table = _table(float(delta))
     rest = dim - wells
 

@@ -25,13 +25,9 @@ def funnel(dim: int = 10, scale: float = 3.0) -> Target:
     Source: Neal 2003, Annals of Statistics 31 (3).
     """
     if dim < 2:
-        raise ValueError(
-            f"got dim={dim}, expected at least 2: one coordinate for the scale and one that is scaled"
-        )
+        raise ValueError(f"got dim={dim}, expected at least 2: one coordinate for the scale and one that is scaled")
     if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(
-            f"got scale={scale}, expected the positive standard deviation of x_0: pass scale=3.0, say"
-        )
+        raise ValueError(f"got scale={scale}, expected the positive standard deviation of x_0: pass scale=3.0, say")
     constant = -math.log(scale) - 0.5 * dim * math.log(2 * math.pi)
 
     def log_density(x: Array) -> Array:

@@ -12,9 +12,7 @@ from ..types import Key, Target
 from ._particle import default_float, particle
 
 
-def gaussian(
-    mean: ArrayLike = (0.0, 0.0), scale: ArrayLike = 1.0, *, covariance: ArrayLike | None = None
-) -> Target:
+def gaussian(mean: ArrayLike = (0.0, 0.0), scale: ArrayLike = 1.0, *, covariance: ArrayLike | None = None) -> Target:
     """N(mean, diag(scale^2)), or N(mean, covariance): the target whose every answer is known.
 
     log_density(x) = -|L^-1 (x - mean)|^2 / 2 - log det L - d/2 log(2 pi),   L L^T = covariance;   log_z = 0.
@@ -27,16 +25,12 @@ def gaussian(
     """
     mean_ = np.asarray(mean, np.float64)
     if mean_.ndim != 1 or mean_.size == 0 or not np.isfinite(mean_).all():
-        raise ValueError(
-            f"got mean of shape {mean_.shape}, expected a finite vector (d,): pass mean=jnp.zeros(d), say"
-        )
+        raise ValueError(f"got mean of shape {mean_.shape}, expected a finite vector (d,): pass mean=jnp.zeros(d), say")
     d = mean_.size
     if covariance is None:
         scale_ = np.asarray(scale, np.float64)
         if scale_.shape not in ((), (d,)):
-            raise ValueError(
-                f"got scale of shape {scale_.shape}, expected () or ({d},): a matrix goes into covariance="
-            )
+            raise ValueError(f"got scale of shape {scale_.shape}, expected () or ({d},): a matrix goes into covariance=")
         if not (np.isfinite(scale_).all() and (scale_ > 0).all()):
             raise ValueError(f"got scale = {scale}, expected positive standard deviations: pass scale > 0")
         factor = np.broadcast_to(scale_, (d,))
@@ -80,6 +74,5 @@ def _cholesky(covariance: np.ndarray, scale: ArrayLike, d: int) -> np.ndarray:
     except np.linalg.LinAlgError:
         smallest = float(np.linalg.eigvalsh(covariance).min())
         raise ValueError(
-            f"got covariance with smallest eigenvalue {smallest:.3g}, expected positive definite: "
-            "add a small diagonal"
+            f"got covariance with smallest eigenvalue {smallest:.3g}, expected positive definite: add a small diagonal"
         ) from None

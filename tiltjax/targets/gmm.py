@@ -12,9 +12,7 @@ from ..types import Key, Target
 from ._particle import default_float, particle
 
 
-def gmm(
-    means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, weights: ArrayLike | None = None
-) -> Target:
+def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, weights: ArrayLike | None = None) -> Target:
     """A mixture of K normal distributions with diagonal covariances, normalized.
 
     log_density(x) = log sum_k weights_k N(x; means_k, diag(scale_k^2));   log_z = 0.
@@ -64,9 +62,7 @@ def _scales(scale: ArrayLike, num_modes: int, d: int) -> np.ndarray:
             "one standard deviation for all, for each component, or for each component and coordinate"
         )
     if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(
-            f"got scale with minimum {array.min()}, expected positive standard deviations: pass scale > 0"
-        )
+        raise ValueError(f"got scale with minimum {array.min()}, expected positive standard deviations: pass scale > 0")
     return np.broadcast_to(array[:, None] if array.ndim == 1 else array, (num_modes, d))
 
 
@@ -75,15 +71,9 @@ def _weights(weights: ArrayLike | None, num_modes: int) -> np.ndarray:
         return np.full(num_modes, 1.0 / num_modes)
     array = np.asarray(weights, np.float64)
     if array.shape != (num_modes,):
-        raise ValueError(
-            f"got weights of shape {array.shape}, expected ({num_modes},): one for each row of means"
-        )
+        raise ValueError(f"got weights of shape {array.shape}, expected ({num_modes},): one for each row of means")
     if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(
-            f"got weights with minimum {array.min()}, expected positive ones: leave empty components out"
-        )
+        raise ValueError(f"got weights with minimum {array.min()}, expected positive ones: leave empty components out")
     if abs(array.sum() - 1.0) > 1e-5:
-        raise ValueError(
-            f"got weights that sum to {array.sum():.6g}, expected 1: pass weights / weights.sum()"
-        )
+        raise ValueError(f"got weights that sum to {array.sum():.6g}, expected 1: pass weights / weights.sum()")
     return array / array.sum()

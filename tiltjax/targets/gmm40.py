@@ -42,9 +42,7 @@ def gmm40_be(dim: int = 2, *, threefry_partitionable: bool = False) -> Target:
     Source: Blessing, Jia, Esslinger, Vargas, Neumann 2024, arXiv 2406.07423.
     """
     if dim not in (2, 50):
-        raise ValueError(
-            f"got dim={dim}, expected 2 or 50, the published ones: use gmm(means) for a mixture of your own"
-        )
+        raise ValueError(f"got dim={dim}, expected 2 or 50, the published ones: use gmm(means) for a mixture of your own")
     if threefry_partitionable:
         # that generator numbers its draws: the means in the plane are the first 80 numbers
         return gmm(_means("be50_partitionable").reshape(-1)[: 40 * dim].reshape(40, dim))

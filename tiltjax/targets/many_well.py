@@ -28,9 +28,7 @@ def many_well(dim: int = 32) -> Target:
     Source: Noé, Olsson, Köhler, Wu 2019, arXiv 1812.01729 (the pair); Midgley et al. 2022, arXiv 2208.01893.
     """
     if dim < 2 or dim % 2:
-        raise ValueError(
-            f"got dim={dim}, expected an even number of coordinates: pass dim={max(dim + dim % 2, 2)}"
-        )
+        raise ValueError(f"got dim={dim}, expected an even number of coordinates: pass dim={max(dim + dim % 2, 2)}")
     pairs = dim // 2
 
     def log_density(x: Array) -> Array:

@@ -1,0 +1,136 @@
+"""Saved states, by orbax: a training run that can be killed, a sampler that can be loaded."""
+
+import json
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiltjax.types import Key, Metrics, TrainState, is_key
+
+RECORD = "tiltjax.json"
+ARRAYS = "arrays"
+
+
+class Store:
+    """The checkpoints of one training run in a directory. A save is complete or absent, whenever the process dies."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        import orbax.checkpoint as ocp
+
+        self._args = ocp.args
+        self.directory = directory
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self.manager = ocp.CheckpointManager(directory, options=options)
+
+    def save(self, state: TrainState, key: Key, history: Metrics, num_rounds: int) -> None:
+        tree = {"state": _plain(state), "history": history._asdict(), "identity": _identity(state, key, num_rounds)}
+        args = self._args.StandardSave(jax.tree.map(np.asarray, tree))
+        self.manager.save(int(state.round), args=args, force=True)
+        self.manager.wait_until_finished()
+
+    def restore(self, shape: TrainState, key: Key, num_rounds: int) -> tuple[TrainState, list[Metrics]] | None:
+        """The newest state and the metrics until then; None when there is none. ValueError when it is of another run."""
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        identity = self.manager.restore(step, args=self._args.StandardRestore())["identity"]
+        expected = _identity(shape, key, num_rounds)
+        if int(identity) != int(expected):
+            raise ValueError(
+                f"the checkpoint in {self.directory} is of another run (other key, network, loss settings or number of rounds), so going on "
+                "from it would not give the result of an unbroken run. Pass an empty directory, or the arguments that it was made with."
+            )
+        history = {name: np.zeros((step,), dtype) for name, dtype in _metric_types().items()}
+        template = {"state": _plain(shape), "history": history, "identity": expected}
+        tree = self.manager.restore(step, args=self._args.StandardRestore(template))
+        return _typed(tree["state"], shape), [Metrics(**tree["history"])]
+
+
+def open_store(directory: str | pathlib.Path) -> Store:
+    """Makes the directory if it is not there."""
+    return Store(pathlib.Path(directory).absolute())
+
+
+def save_arrays(directory: str | pathlib.Path, record: dict[str, Any], arrays: Any) -> None:
+    """A new directory with a JSON record and a tree of arrays. ValueError if it is there and not empty."""
+    import orbax.checkpoint as ocp
+
+    path = pathlib.Path(directory).absolute()
+    if path.exists() and any(path.iterdir()):
+        raise ValueError(f"{path} exists and is not empty; give save a new directory.")
+    path.mkdir(parents=True, exist_ok=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path / ARRAYS, jax.tree.map(np.asarray, arrays))
+    (path / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def load_record(directory: str | pathlib.Path) -> dict[str, Any]:
+    """The JSON record of a saved sampler. FileNotFoundError or ValueError when the directory holds none."""
+    path = pathlib.Path(directory).absolute()
+    if not (path / RECORD).is_file():
+        seen = (
+            "which does not exist"
+            if not path.exists()
+            else "which holds " + (", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing")
+        )
+        raise FileNotFoundError(f"load needs a directory that Sampler.save wrote (with {RECORD} in it); got {path}, {seen}.")
+    record = json.loads((path / RECORD).read_text())
+    if record.get("format") != 1:
+        raise ValueError(
+            f"{path / RECORD} has format {record.get('format')!r}, expected 1: it was written by another version of tiltjax. Fit again, or use that version."
+        )
+    return record
+
+
+def load_arrays(directory: str | pathlib.Path, like: Any) -> Any:
+    """The saved tree of arrays, in the structure of `like`. ValueError when the two do not fit."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(pathlib.Path(directory).absolute() / ARRAYS)
+    found, wanted = [[jnp.shape(leaf) for leaf in jax.tree.leaves(t)] for t in (tree, like)]
+    if found != wanted:
+        raise ValueError(
+            f"the saved parameters do not fit the network: got arrays of shapes {found[:4]}..., expected {wanted[:4]}.... "
+            "Pass load the network that the sampler was fitted with."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _plain(tree: Any) -> Any:
+    """As nested dicts and lists of arrays that orbax keeps: typed keys as their words."""
+    leaves = jax.tree.leaves(tree)
+    return {str(i): jax.random.key_data(leaf) if is_key(leaf) else _spec(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _spec(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        return np.zeros(leaf.shape, leaf.dtype)
+    return leaf
+
+
+def _typed(plain: dict[str, Any], shape: Any) -> Any:
+    def leaf(i: int, like: Any) -> Any:
+        value = jnp.asarray(plain[str(i)])
+        return jax.random.wrap_key_data(value) if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key) else value
+
+    leaves, structure = jax.tree.flatten(shape)
+    return jax.tree.unflatten(structure, [leaf(i, like) for i, like in enumerate(leaves)])
+
+
+def _identity(state: Any, key: Key, num_rounds: int) -> np.ndarray:
+    """A number of the run: its key, its length, and the shapes of all that it holds."""
+    shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(state)]
+    text = f"{np.asarray(jax.random.key_data(key)).tolist()} {num_rounds} {shapes}"
+    return np.asarray(zlib.crc32(text.encode()), np.int64)
+
+
+def _metric_types() -> dict[str, np.dtype]:
+    floating = ("loss", "log_z", "ess", "gradient_norm")
+    return {name: jax.dtypes.canonicalize_dtype(float) if name in floating else np.dtype("int32") for name in Metrics._fields}

@@ -1,0 +1,73 @@
+"""Tilts of a Gaussian base with closed-form answers, for tests, notebooks and the benchmark's sanity row.
+
+Everything is for one particle of shape (d,). `control` is the optimal u*, a `(t, x) -> u`, to be used where a network would be.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax.types import Problem, Process
+
+
+class Exact(NamedTuple):
+    """The problem, its log Z, and its optimal control u*(t, x)."""
+
+    problem: Problem
+    log_z: Array
+    control: Callable[[Array, Array], Array]
+
+
+def linear_tilt(process: Process, slope: Array) -> Exact:
+    """r(x) = slope.x: g = slope at every (t, x), log Z = s^2 |slope|^2 / 2. Exact steps have weights without any spread."""
+    gain, s = _of(process)
+    problem = Problem(process, lambda x: jnp.sum(slope * x), 1e-2 * s**2)
+    return Exact(problem, 0.5 * s**2 * jnp.sum(jnp.square(slope)), lambda t, x: gain(t) * slope)
+
+
+def gaussian_target(process: Process, mean: Array, variance: Array) -> Exact:
+    """p* = N(mean, diag(variance)), normalized (log Z = 0): a mixture of one."""
+    return mixture_target(process, mean[None], variance, jnp.ones(1))
+
+
+def mixture_target(process: Process, means: Array, variance: Array | float, weights: Array) -> Exact:
+    """p* = sum_k weights_k N(means_k, diag(variance)), normalized (log Z = 0).
+
+    h_t(x) = E[exp r(X_1) | X_t = x] = int gamma(y) / p_base(y) N(y; m, R) dy with m = Phi_t x. For one Gaussian,
+    with 1/q' = 1/v - 1/s^2 and c = mean s^2 / (s^2 - v), log h = log N(m; c, R + q') up to a constant of the component; mixtures add.
+    Raises ValueError unless every variance is below the base's (else the formula has another sign).
+    """
+    gain, s = _of(process)
+    residual, response = process.residual, process.response
+    assert residual is not None and response is not None
+    v = jnp.broadcast_to(jnp.asarray(variance), means.shape[1:])
+    if not bool(jnp.all(v < s**2)):
+        raise ValueError(f"every variance must be below the base's {s**2}; got {v}.")
+    excess = v * s**2 / (s**2 - v)  # q'
+    centre = means * s**2 / (s**2 - v)
+    # the ratio N(y; mean, v) / N(y; 0, s^2) = constant_k N(y; centre, q')
+    constant = jnp.sum(
+        0.5 * jnp.square(means) / (s**2 - v) + 0.5 * jnp.log(s**2 * excess / v) + 0.5 * jnp.log(2 * jnp.pi), axis=-1
+    )
+
+    def log_h(m: Array, rest: Array) -> Array:
+        var = rest + excess
+        parts = -0.5 * jnp.square(m - centre) / var - 0.5 * jnp.log(2 * jnp.pi * var)
+        return jax.nn.logsumexp(jnp.sum(parts, axis=-1) + constant + jnp.log(weights))
+
+    def control(t: Array, x: Array) -> Array:
+        return gain(t) * jax.grad(log_h)(response(t) * x, residual(t))
+
+    def reward(x: Array) -> Array:
+        return log_h(x, jnp.zeros((), x.dtype))
+
+    return Exact(Problem(process, reward, float(jnp.min(v))), jnp.zeros(()), control)
+
+
+def _of(process: Process) -> tuple[Callable[[Array], Array], float]:
+    if process.gain is None or process.scale is None:
+        raise ValueError("closed forms are for Gaussian processes; got one known by its velocity or score.")
+    return process.gain, process.scale

@@ -1,0 +1,183 @@
+"""`fit`: from a density to a sampler, with defaults that need no tuning; `load`: back from disk."""
+
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from tiltjax import checkpoints, losses, networks, paths, pilot, problems, processes, run, sampling, train
+from tiltjax.types import Key, Network, Objective, Problem, Replay, Target, is_key
+
+BASE_SCALE = 1.3
+CHUNK_UPDATES = 100
+
+
+def fit(
+    key: Key,
+    problem: Target | Problem,
+    *,
+    loss: Callable[..., Objective] = losses.minimum_variance,
+    network: Callable[[Problem], Network] | Network = networks.mlp,
+    optimizer: optax.GradientTransformation | None = None,
+    num_updates: int = 15_000,
+    learning_rate: float = 2e-3,
+    num_steps: int = 60,
+    grid: Callable[[int], Array] | None = None,
+    sampling_steps: int = 200,
+    replay: Replay | None = None,
+    average: float = 0.998,
+    max_norm: float = 1.0,
+    location: Array | float = 0.0,
+    scale: float = 1.0,
+    checkpoint: str | pathlib.Path | None = None,
+    progress: bool = True,
+) -> sampling.Sampler:
+    """Trains a control for a target or a problem, and returns the sampler.
+
+    For a target, a short pilot (`pilot.pilot`) sets an affine map to the base's units and the resolution, so that the units of the
+    density do not matter; `location` and `scale` say where to look if the target is more than 100 scales away from 0.
+    A problem is taken as it stands.
+
+    loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options by functools.partial).
+    network: a constructor `problem -> Network`, or a Network. optimizer: optax (default Adam, learning rate cosine to 0).
+    num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
+    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory; a killed run
+    that is started again with the same arguments goes on from it, to bitwise the same parameters.
+
+    Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
+    learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
+    """
+    _check(key, num_updates, num_steps, learning_rate)
+    key_pilot, key_train = jax.random.split(key)
+    began = time.perf_counter()
+    problem, found, evaluations = (
+        (problem, {}, 0) if isinstance(problem, Problem) else _prepare(key_pilot, problem, location, scale)
+    )
+    pilot_seconds = time.perf_counter() - began
+
+    net = network if isinstance(network, Network) else network(problem)
+    times_of = grid or default_grid(problem)
+    objective = loss(problem, net, times_of(num_steps))
+    replay = objective.replay if replay is None else replay
+    schedule = optax.cosine_decay_schedule(learning_rate, num_updates)
+    trainer = train.trainer(
+        objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
+    )
+
+    num_rounds = -(-num_updates // replay.gradient_steps)
+    chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
+    done = run.run(trainer, key_train, num_rounds, chunk=chunk, checkpoint=checkpoint, progress=progress)
+    report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
+    control = done.state.average.control
+    return sampling.sampler(
+        problem,
+        net,
+        control,
+        times_of,
+        num_steps=sampling_steps,
+        record=_record(problem, found, network),
+        report=report,
+    )
+
+
+def load(
+    directory: str | pathlib.Path,
+    problem: Target | Problem,
+    *,
+    network: Callable[[Problem], Network] | Network = networks.mlp,
+    grid: Callable[[int], Array] | None = None,
+) -> sampling.Sampler:
+    """A sampler that `Sampler.save` wrote, for the target or problem that it was fitted to.
+
+    Densities and networks are code and are not saved: pass those of the fit. Raises FileNotFoundError for a directory that holds
+    no sampler, ValueError when problem or network do not fit what was saved.
+    """
+    record = checkpoints.load_record(directory)
+    if list(problem.shape if isinstance(problem, Target) else problem.process.shape) != record["shape"]:
+        got = problem.shape if isinstance(problem, Target) else problem.process.shape
+        raise ValueError(
+            f"the saved sampler has particles of shape {tuple(record['shape'])}; got a problem of shape {tuple(got)}."
+        )
+    if isinstance(problem, Target):
+        if "location" not in record:
+            raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
+        affine = problems.Affine(jnp.asarray(record["location"]), jnp.asarray(record["scale"]))
+        problem = _whitened(problem, affine, record["resolution"])
+    net = network if isinstance(network, Network) else network(problem)
+    params = checkpoints.load_arrays(directory, jax.eval_shape(net.init, jax.random.key(0)))
+    return sampling.sampler(problem, net, params, grid or default_grid(problem), num_steps=record["num_steps"], record=record)
+
+
+def default_grid(problem: Problem) -> Callable[[int], Array]:
+    """Uniform in log-SNR down to the problem's resolution; uniform in t where the base has no Gaussian residual."""
+    if problem.process.residual is None:
+        return paths.uniform
+    return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
+
+
+def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tuple[Problem, dict[str, Any], int]:
+    problems.check_target(target)
+    problems.check_scalar(target.log_density, target.shape, "log_density")
+    target = target._replace(log_density=problems.traced_once(target.log_density))
+    found = pilot.pilot(key, target.log_density, target.shape, location=location, scale=scale)
+    affine = found.affine
+    record = {"location": affine.location.tolist(), "scale": affine.scale.tolist(), "resolution": found.resolution}
+    return _whitened(target, affine, found.resolution), record, found.gradient_evaluations
+
+
+def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Problem:
+    process = processes.gaussian(paths.linear(), target.shape, BASE_SCALE)
+    return problems.sampling(target, process, resolution=resolution, affine=affine)
+
+
+def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:
+    name = getattr(network, "__name__", type(network).__name__)
+    return {
+        "format": 1,
+        "shape": list(problem.process.shape),
+        "resolution": problem.resolution,
+        "network": name,
+        **found,
+    }
+
+
+def _report(
+    done: run.Run,
+    objective: Objective,
+    net: Network,
+    replay: Replay,
+    rounds: int,
+    steps: int,
+    pilot_evaluations: int,
+    pilot_seconds: float,
+) -> sampling.Report:
+    particles = rounds * replay.num_particles + replay.capacity
+    informed = net.gradient_evaluations * (
+        particles * steps + rounds * replay.gradient_steps * (replay.batch_size or replay.num_particles)
+    )
+    return sampling.Report(
+        history=done.history,
+        compile_seconds=done.compile_seconds,
+        train_seconds=done.train_seconds,
+        pilot_seconds=pilot_seconds,
+        energy_evaluations=particles * objective.energy_evaluations,
+        gradient_evaluations=particles * objective.gradient_evaluations + informed + pilot_evaluations,
+        nonfinite_updates=int(jnp.sum(done.history.nonfinite_updates)),
+    )
+
+
+def _check(key: Any, num_updates: int, num_steps: int, learning_rate: float) -> None:
+    if not is_key(key):
+        raise TypeError(
+            f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}. It comes first: fit(key, target)."
+        )
+    if num_updates < 1 or num_steps < 1:
+        raise ValueError(f"num_updates and num_steps must be positive; got {num_updates} and {num_steps}.")
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")

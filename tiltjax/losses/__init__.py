@@ -1,0 +1,25 @@
+"""Losses: one constructor each, `loss(problem, network, times, **options) -> Objective`, all for the one trainer."""
+
+from tiltjax.losses.adjoint_matching import adjoint_matching
+from tiltjax.losses.path_measure import log_variance, relative_entropy, trajectory_balance
+from tiltjax.losses.score_matching import (
+    adjoint_sampling,
+    conditional_score_matching,
+    minimum_variance,
+    mixture_score_matching,
+    novel_score_matching,
+    target_score_matching,
+)
+
+__all__ = [
+    "adjoint_matching",
+    "adjoint_sampling",
+    "conditional_score_matching",
+    "log_variance",
+    "minimum_variance",
+    "mixture_score_matching",
+    "novel_score_matching",
+    "relative_entropy",
+    "target_score_matching",
+    "trajectory_balance",
+]

@@ -1,0 +1,60 @@
+"""Adjoint Matching."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import sde
+from tiltjax.losses.collect import labelled_paths, nothing
+from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Replay
+
+
+class Labelled(NamedTuple):
+    """The states of a path (N, *shape), and the control to regress on there."""
+
+    x: Array
+    target: Array
+
+
+def adjoint_matching(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = Replay(num_particles=512, capacity=512, gradient_steps=4, batch_size=256),
+    num_times: int = 20,
+) -> Objective:
+    """E[ int |u_theta(X_t, t) + sigma_t a_t|^2 / 2 dt ], X and the lean adjoint a constants; its only critical point is u*.
+
+    On the grid: dt = clock_k and sigma_t a_t = std_k a_{k+1} / sqrt(clock_k), which for the exact steps of a Gaussian process is
+    -gain grad r(X_1) without discretization error. Of the N steps of a path `num_times` are drawn for an update.
+    When not to use it: separated modes (it is on-policy, and forgets them); a Gaussian base with expensive energies
+    (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
+    """
+    process, steps = problem.process, len(times) - 1
+    chosen = min(num_times, steps)
+
+    def label(path: Path) -> Labelled:
+        adjoint = sde.lean_adjoint(process, path, -jax.grad(problem.reward)(path.x[-1]))
+
+        def target(t: Array, t1: Array, x: Array, a: Array) -> Array:
+            return -process.transition(t, t1, x)[1] / jnp.sqrt(process.clock(t, t1)) * a
+
+        return Labelled(path.x[:-1], jax.vmap(target)(times[:-1], times[1:], path.x[:-1], adjoint[1:]))
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        return labelled_paths(problem, network, times, params, key, n, label)
+
+    def one(params: Learned, key: Key, data: Labelled) -> Array:
+        def residual(k: Array) -> Array:
+            u = network.apply(params.control, times[k], data.x[k])
+            return 0.5 * process.clock(times[k], times[k + 1]) * jnp.sum(jnp.square(u - data.target[k]))
+
+        return steps * jnp.mean(jax.vmap(residual)(jax.random.permutation(key, steps)[:chosen]))
+
+    def loss(params: Learned, key: Key, data: Labelled) -> Array:
+        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.x.shape[0]), data))
+
+    return Objective(nothing, collect, loss, replay)

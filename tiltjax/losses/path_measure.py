@@ -1,0 +1,117 @@
+"""Losses on path measures: log w of a path under the present control, as a function of the control.
+
+On a stored path with z_k = (X_k+1 - mean_k) / std_k, log w = r(X_N) - sum_k [c_k.z_k - |c_k|^2 / 2], c_k = sqrt(clock_k) u_theta:
+differentiable in theta for any path, whichever control drew it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import sde
+from tiltjax.losses.collect import labelled_paths, nothing
+from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+
+
+class Moves(NamedTuple):
+    """The states of a path (N, *shape), its standardized moves z (N, *shape), and its reward."""
+
+    x: Array
+    z: Array
+    reward: Array
+
+
+def log_variance(problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=512)) -> Objective:
+    """Var(log w) over a batch of paths of the detached control: zero if and only if u = u*.
+
+    Needs no gradient of the density. When not to use it: high dimension with a poor start (the variance of log w is then
+    that of a few paths). Source: Nuesken & Richter (2021), arXiv 2005.05409; Richter & Berner (2024), arXiv 2307.01198.
+    """
+
+    def loss(log_weight: Array, extra: None) -> Array:
+        return jnp.var(log_weight, ddof=1)
+
+    return _on_paths(problem, network, times, replay, nothing, loss)
+
+
+def trajectory_balance(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = Replay(num_particles=512),
+    log_z: float = 0.0,
+    rate: float = 30.0,
+) -> Objective:
+    """E[(log w - log Z_theta)^2], log Z_theta learned from the guess `log_z`; `rate` is its speed against the network's.
+
+    When not to use it: without any guess of a large |log Z| (`log_variance` needs none).
+
+    Source: Malkin et al. (2022), arXiv 2201.13259; Berner et al. (2025), arXiv 2501.06148.
+    """
+
+    def loss(log_weight: Array, extra: Array) -> Array:
+        return jnp.mean(jnp.square(log_weight - log_z - rate * extra))
+
+    return _on_paths(problem, network, times, replay, lambda: jnp.zeros(()), loss)
+
+
+def relative_entropy(
+    problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=256)
+) -> Objective:
+    """KL(P_u || P*) - log Z = -E[log w], differentiated through the path; the step is rematerialised: memory of N states.
+
+    When not to use it: separated modes (reverse KL drops them), many steps (time grows with them; `adjoint_matching` has the
+    same optimum without a backward pass through the network). Sources: Zhang & Chen (2022), arXiv 2111.15141; Vargas et al.
+    (2023), arXiv 2302.13834; Berner et al. (2024), arXiv 2211.01364.
+    """
+
+    def one(params: Learned, key: Key) -> Array:
+        end = sde.simulate(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
+        return -end.log_ratio - problem.reward(end.x)
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        del params
+        return Batch(jax.random.split(key, n), jnp.zeros(n), jnp.zeros(n, bool))  # a particle is its key: the loss simulates
+
+    def loss(params: Learned, key: Key, data: Array) -> Array:
+        del key
+        return jnp.mean(jax.vmap(one, (None, 0))(params, data))
+
+    return Objective(nothing, collect, loss, replay, weighted=False)
+
+
+def _on_paths(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    replay: Replay,
+    init: Callable[[], Params],
+    value: Callable[[Array, Params], Array],
+) -> Objective:
+    process = problem.process
+
+    def label(path: Path) -> Moves:
+        c = jnp.sqrt(_clock(path.control)) * path.control
+        return Moves(path.x[:-1], c + path.noise, problem.reward(path.x[-1]))
+
+    def _clock(like: Array) -> Array:
+        clock = jax.vmap(process.clock)(times[:-1], times[1:])
+        return clock.reshape(-1, *(1,) * (like.ndim - 1))
+
+    def log_weight(params: Learned, moves: Moves) -> Array:
+        u = jax.vmap(network.apply, (None, 0, 0))(params.control, times[:-1], moves.x)
+        c = jnp.sqrt(_clock(u)) * u
+        return moves.reward - jnp.sum(c * moves.z) + 0.5 * jnp.sum(jnp.square(c))
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        return labelled_paths(problem, network, times, params, key, n, label)
+
+    def loss(params: Learned, key: Key, data: Moves) -> Array:
+        del key
+        return value(jax.vmap(log_weight, (None, 0))(params, data), params.extra)
+
+    return Objective(init, collect, loss, replay, gradient_evaluations=0)

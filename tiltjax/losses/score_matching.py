@@ -1,0 +1,177 @@
+"""Score matching for the tilt: X_1 from a buffer of end points, X_t from the noising kernel, a regression for the control.
+
+With m = Phi_t X_t and R_t = Var[X_1 | X_t] of the Gaussian base, g = grad_m log h = u / gain is the conditional mean, over
+X_1 ~ p*, of either of
+    A = (X_1 - m) / R          conditional (variance -> infinity as t -> 1)
+    B = grad r(X_1)            novel (finite variance at every t; the lean adjoint of a Gaussian base)
+hence of every gamma A + (1 - gamma) B. All forms here are this one with a gamma; target score matching is
+gamma = -beta^2 / (alpha^2 s^2). Loss: E[ (R + q) |g_theta - gamma A - (1 - gamma) B|^2 ], R uniform in its logarithm.
+
+X_1 ~ p* is reached by weights of the stored path, or on-policy as the fixed point (then gamma < 1 is needed: with
+gamma = 1 every control reproduces itself). Problems without a Gaussian base are refused.
+Sources: De Bortoli et al. (2024), arXiv 2402.08667 (target score matching and mixing); arXiv 2402.06320 (novel);
+Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; Havens et al. (2025), arXiv 2504.11713 (replay, adjoint sampling).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import processes, weights
+from tiltjax.losses.collect import EndPoints, draw_level, end_points, nothing
+from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Replay
+
+REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
+CLIP = 10.0
+
+
+def mixture_score_matching(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    mixture: Mixture | None = None,
+    replay: Replay = REPLAY,
+    clip: float = CLIP,
+) -> Objective:
+    """Any gamma_t, a `Mixture` (default: gamma = R / (R + q), q the problem's resolution). `times` is the grid of the paths."""
+    _needs_gaussian(problem, "score matching")
+    mixture = at_resolution(problem) if mixture is None else mixture
+
+    def one(params: Learned, key: Key, end: EndPoints) -> Array:
+        key_time, key_noise = jax.random.split(key)
+        t, _ = draw_level(problem, key_time)
+        x = processes.noise(problem.process, t, end.x, jax.random.normal(key_noise, end.x.shape))
+        m, residual, gain = _coordinates(problem, t, x)
+        gamma = mixture.weight(params.extra, t)
+        target = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
+        g = network.apply(params.control, t, x) / gain
+        return jnp.sum((residual + problem.resolution) * jnp.square(g - target))
+
+    def loss(params: Learned, key: Key, data: EndPoints) -> Array:
+        keys = jax.random.split(key, data.x.shape[0])
+        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, keys, data))
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        return end_points(problem, network, times, params, key, n, clip)
+
+    return Objective(mixture.init, collect, loss, replay)
+
+
+def conditional_score_matching(
+    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+) -> Objective:
+    """gamma = 1: denoising score matching on weighted end points. Needs no gradient of the reward, only its value.
+
+    Raises ValueError when unweighted: on its own samples every control is a fixed point, so it would learn nothing.
+    """
+    if replay.weighting is None or replay.weighting is weights.unweighted:
+        raise ValueError(
+            "conditional_score_matching needs weights: without them every control is a fixed point of it (it learns to reproduce "
+            "its own samples); got an unweighted replay. Pass replay with weighting=weights.tempered(0.2) or weights.truncated."
+        )
+    return mixture_score_matching(problem, network, times, mixture=constant(1.0), replay=replay, clip=clip)
+
+
+def target_score_matching(
+    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+) -> Objective:
+    """gamma = -beta^2 / (alpha^2 s^2), s* = E[grad log p*(X_1) | X_t] / alpha: its variance is infinite as t -> 0.
+
+    gamma is bounded at -GAMMA_MAX to keep the loss finite there. When not to use it: broad targets with narrow modes.
+    """
+    path, scale = problem.process.path, problem.process.scale
+
+    def weight(extra: None, t: Array) -> Array:
+        assert scale is not None
+        return -jnp.minimum(path.noise2(t) / jnp.maximum(path.signal2(t) * scale**2, 1e-12), GAMMA_MAX)
+
+    return mixture_score_matching(problem, network, times, mixture=Mixture(nothing, weight), replay=replay, clip=clip)
+
+
+GAMMA_MAX = 100.0
+
+
+def novel_score_matching(
+    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+) -> Objective:
+    """gamma = 0: u target = sigma_t Phi_t grad r(X_1), finite variance at every t."""
+    return mixture_score_matching(problem, network, times, mixture=constant(0.0), replay=replay, clip=clip)
+
+
+def adjoint_sampling(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = REPLAY._replace(weighting=None),
+    clip: float = CLIP,
+) -> Objective:
+    """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted replay buffer of its own samples.
+
+    The regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient steps an energy
+    evaluation. When not to use it: separated modes (nothing holds on to a mode that the control forgets).
+    """
+    _needs_gaussian(problem, "adjoint_sampling")
+    return novel_score_matching(problem, network, times, replay=replay, clip=clip)
+
+
+def minimum_variance(
+    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP, bins: int = 24
+) -> Objective:
+    """The default: the gamma of least variance, by time bin and coordinate, learned by the same regression.
+
+    gamma = R / (R + q'), log q' a table. E|g - target|^2 = |g - g*|^2 + Var[target], so its minimum over gamma is the
+    minimum-variance mixture gamma_t = E[(B - g)(B - A)] / E[(B - A)^2]. Within a Gaussian mode of variance v it is exact
+    with 1/q' = 1/v - 1/s^2, and has no variance at all.
+    """
+    _needs_gaussian(problem, "minimum_variance")
+    return mixture_score_matching(problem, network, times, mixture=learned(problem, bins), replay=replay, clip=clip)
+
+
+def constant(gamma: float) -> Mixture:
+    """The same gamma at every time."""
+    return Mixture(nothing, lambda extra, t: jnp.asarray(gamma, jnp.result_type(t)))
+
+
+def at_resolution(problem: Problem) -> Mixture:
+    """gamma = R / (R + q): least variance when every mode has the variance q of the problem's resolution."""
+    residual = problem.process.residual
+    assert residual is not None
+    return scheduled(lambda t: residual(t) / (residual(t) + problem.resolution))
+
+
+def scheduled(gamma: Callable[[Array], Array]) -> Mixture:
+    """gamma(t), a function of time."""
+    return Mixture(nothing, lambda extra, t: gamma(t))
+
+
+def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
+    """gamma = R / (R + q') with log q' = log q + rate * table[bin of log R]; `rate` sets its speed against the network's."""
+    residual, scale = problem.process.residual, problem.process.scale
+    assert residual is not None and scale is not None
+    depth = jnp.log(scale**2 / (0.3 * problem.resolution))
+
+    def init() -> Array:
+        return jnp.zeros((bins, *problem.process.shape))
+
+    def weight(table: Array, t: Array) -> Array:
+        log_r = jnp.log(jnp.maximum(residual(t), 1e-30))
+        place = (2 * jnp.log(scale) - log_r) / depth * bins
+        entry = table[jnp.clip(place.astype(jnp.int32), 0, bins - 1)]
+        return jax.nn.sigmoid(log_r - jnp.log(problem.resolution) - rate * entry)
+
+    return Mixture(init, weight)
+
+
+def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
+    process = problem.process
+    assert process.response and process.residual and process.gain
+    return process.response(t) * x, process.residual(t), process.gain(t)
+
+
+def _needs_gaussian(problem: Problem, name: str) -> None:
+    if problem.process.response is None:
+        raise ValueError(f"{name} needs a Gaussian process; got one known by its velocity or score. Use adjoint_matching.")

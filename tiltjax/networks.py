@@ -1,0 +1,136 @@
+"""Control networks u_theta(t, x) for Gaussian processes, zero at initialization.
+
+A flax module is split once, so that what flows through `jit` and `grad` is a plain tree of arrays. Your own network needs no
+flax: any `types.Network(init, apply)` with `apply(params, t, x) -> u` will do.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from tiltjax.types import Key, Network, Params, Problem
+
+NUM_FREQUENCIES = 16
+
+
+class _Residual(nnx.Module):
+    """d inputs and a time embedding -> d outputs, through residual layers y + act(W y)."""
+
+    def __init__(self, dim: int, width: int, depth: int, rngs: nnx.Rngs):
+        features = 2 * NUM_FREQUENCIES + 1
+        self.state = nnx.Linear(dim, width, rngs=rngs)
+        self.time = nnx.Linear(features, width, rngs=rngs)
+        self.hidden = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(depth)])
+        self.out = nnx.Linear(width, dim, rngs=rngs, kernel_init=nnx.initializers.zeros)
+
+    def __call__(self, y: Array, features: Array) -> Array:
+        # the time features do not depend on the particle: under vmap over particles at one time they are computed once
+        y = jax.nn.gelu(self.state(y) + self.time(features))
+        for layer in self.hidden:
+            y = y + jax.nn.gelu(layer(y))
+        return self.out(y)
+
+
+class _Gate(nnx.Module):
+    """A time embedding -> one number a coordinate, zero at initialization."""
+
+    def __init__(self, dim: int, rngs: nnx.Rngs, width: int = 64):
+        self.hidden = nnx.Linear(2 * NUM_FREQUENCIES + 1, width, rngs=rngs)
+        self.out = nnx.Linear(width, dim, rngs=rngs, kernel_init=nnx.initializers.zeros)
+
+    def __call__(self, features: Array) -> Array:
+        return self.out(jax.nn.gelu(self.hidden(features)))
+
+
+def time_features(level: Array) -> Array:
+    """sin and cos of 16 multiples of log(level), and log(level) itself. level = R_t + resolution, a variance."""
+    log = jnp.log(level)
+    waves = 0.35 * jnp.arange(1, NUM_FREQUENCIES + 1, dtype=log.dtype) * log
+    return jnp.concatenate([jnp.sin(waves), jnp.cos(waves), log[None] / 5])
+
+
+def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+    """u = gain_t D(m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: the residual network D sees the same on every path.
+
+    q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q.
+    When not to use it: particle systems (no symmetry is built in). Raises ValueError for a process without Gaussian base.
+    """
+    _needs_gaussian(problem)
+    dim = math.prod(problem.process.shape)
+    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+
+    def apply(params: Params, t: Array, x: Array) -> Array:
+        m, gain, level = _coordinates(problem, t, x)
+        out = nnx.merge(graph, params)(m.reshape(-1), time_features(level))
+        return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
+
+    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+
+
+def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: float = 10.0) -> Network:
+    """`mlp` plus a gate of time for each coordinate on the target's own gradient at the predicted end point:
+
+        u = gain_t [ D / sqrt(R_t + q) + gate_t grad r(m) ],  m = Phi_t x = E_base[X_1 | X_t = x].
+
+    The gradient's norm is clipped at clip sqrt(d / q). Each evaluation costs one gradient of the density, in training
+    and in sampling: use it where energies are cheap and the target is sharp. Source: Zhang & Chen (2022), arXiv 2111.15141.
+    """
+    _needs_gaussian(problem)
+    dim, scale = math.prod(problem.process.shape), problem.process.scale or 1.0
+    slope = jax.grad(problem.reward)
+    limit = clip * math.sqrt(dim / problem.resolution)
+
+    def build(rngs: nnx.Rngs) -> nnx.Dict:
+        return nnx.Dict(body=_Residual(dim, width, depth, rngs), gate=_Gate(dim, rngs))
+
+    graph = _split(build)
+
+    def apply(params: Params, t: Array, x: Array) -> Array:
+        m, gain, level = _coordinates(problem, t, x)
+        features = time_features(level)
+        net = nnx.merge(graph, params)
+        out = net["body"](m.reshape(-1), features).reshape(x.shape) / jnp.sqrt(level)
+        return gain * (out + net["gate"](features).reshape(x.shape) * _clip_norm(slope(scale * m), limit))
+
+    return Network(_init(build), apply, gradient_evaluations=1)
+
+
+def zero(problem: Problem) -> Network:
+    """u = 0: the uncontrolled base. Its weights are plain importance weights."""
+    del problem
+    return Network(lambda key: (), lambda params, t, x: jnp.zeros_like(x))
+
+
+def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
+    """m / s, the gain, and R_t + q."""
+    process = problem.process
+    assert process.response and process.residual and process.gain and process.scale
+    return process.response(t) * x / process.scale, process.gain(t), process.residual(t) + problem.resolution
+
+
+def _clip_norm(v: Array, limit: float) -> Array:
+    v = jnp.where(jnp.isfinite(v), v, 0.0)
+    return v * jnp.minimum(1.0, limit * jax.lax.rsqrt(jnp.sum(jnp.square(v)) + 1e-30))
+
+
+def _split(build: Any) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
+
+
+def _init(build: Any) -> Any:
+    def init(key: Key) -> Params:
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))
+
+    return init
+
+
+def _needs_gaussian(problem: Problem) -> None:
+    if problem.process.response is None:
+        raise ValueError(
+            "this network works in the coordinates of a Gaussian process; got a process known by its velocity or score. "
+            "Pass your own types.Network(init, apply)."
+        )

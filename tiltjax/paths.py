@@ -1,0 +1,245 @@
+"""Gaussian paths X_t = alpha_t X_1 + beta_t X_0 and time grids.
+
+Every difference of schedules that a step needs has a form without cancellation, so that the last steps of a fine grid
+keep their variance in float32. A time within 1/2 of 1 has an exact `1 - t`, so functions of `1 - t` are safe there.
+kappa and eta are singular at t = 0 on the linear and trigonometric paths: they are evaluated no nearer to it than
+`START`. Exact transitions (`processes.gaussian`) use neither and need no such care.
+
+Source: Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; the Brownian path is the reference of Zhang & Chen (2022),
+arXiv 2111.15141, the linear-beta one that of Song et al. (2021), arXiv 2011.13456.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from tiltjax.types import GaussianPath, Process, Scalar
+
+START = 1e-5
+
+
+def linear() -> GaussianPath:
+    """alpha = t, beta = 1 - t: flow matching, rectified flow (Lipman et al. 2023, arXiv 2210.02747)."""
+    return GaussianPath(
+        alpha=lambda t: jnp.asarray(t),
+        beta=lambda t: jnp.asarray(1 - t),
+        kappa=lambda t: 1 / _inside(t),
+        eta=lambda t: (1 - t) / _inside(t),
+        signal2=lambda t: jnp.square(t),
+        noise2=lambda t: jnp.square(1 - t),
+        lift=lambda t: jnp.asarray(t),
+        rise=lambda t, t1: jnp.asarray((t1 - t) * (t1 * (1 - t) + t * (1 - t1))),
+        speed=lambda t: jnp.asarray(2 * t * (1 - t)),
+        time=lambda snr: 1 - 1 / (1 + jnp.sqrt(snr)),
+    )
+
+
+def trigonometric() -> GaussianPath:
+    """alpha = sin(pi t / 2), beta = cos(pi t / 2): variance preserving, alpha^2 + beta^2 = 1."""
+    half_pi = math.pi / 2
+
+    def alpha(t: Scalar) -> Array:
+        return jnp.sin(half_pi * t)
+
+    def beta(t: Scalar) -> Array:
+        return jnp.sin(half_pi * (1 - t))  # cos(half_pi) is not 0 in floating point
+
+    return GaussianPath(
+        alpha=alpha,
+        beta=beta,
+        kappa=lambda t: half_pi * beta(t) / alpha(_inside(t)),
+        eta=lambda t: half_pi * beta(t) / alpha(_inside(t)),
+        signal2=lambda t: jnp.square(alpha(t)),
+        noise2=lambda t: jnp.square(beta(t)),
+        lift=alpha,
+        rise=lambda t, t1: alpha(t1 - t) * (alpha(t1) * beta(t) + alpha(t) * beta(t1)),
+        speed=lambda t: math.pi * alpha(t) * beta(t),
+        time=lambda snr: 1 - jnp.arctan(1 / jnp.sqrt(snr)) / half_pi,
+    )
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
+    """Variance preserving with a linear noise rate: alpha = exp(-B/2), beta^2 = 1 - exp(-B), B = int_t^1 rate.
+
+    The rate falls from beta_max at t = 0 to beta_min at t = 1 (DDPM, DDS). alpha_0 = exp(-B_0 / 2) is small, not 0: path
+    weights stay unbiased, but X_0 and X_1 are not quite independent, so no control brings their variance to exactly 0.
+    Raises ValueError unless 0 < beta_min <= beta_max.
+    """
+    if not 0 < beta_min <= beta_max:
+        raise ValueError(
+            f"vp needs positive noise, 0 < beta_min <= beta_max; got beta_min={beta_min}, beta_max={beta_max}. "
+            "The usual values are 0.1 and 20."
+        )
+    slope = beta_max - beta_min
+
+    def rate(t: Scalar) -> Array:
+        return jnp.asarray(beta_min + slope * (1 - t))
+
+    def integral(t: Scalar) -> Array:
+        return jnp.asarray((1 - t) * (beta_min + 0.5 * slope * (1 - t)))
+
+    def rise(t: Scalar, t1: Scalar) -> Array:
+        between = (t1 - t) * (beta_min + 0.5 * slope * (2 - t - t1))
+        return -jnp.exp(-integral(t1)) * jnp.expm1(-between)
+
+    def time(snr: Scalar) -> Array:
+        area = jnp.log1p(1 / jnp.asarray(snr))
+        return jnp.maximum(1 - 2 * area / (beta_min + jnp.sqrt(beta_min**2 + 2 * slope * area)), 0.0)
+
+    def alpha(t: Scalar) -> Array:
+        return jnp.exp(-0.5 * integral(t))
+
+    return GaussianPath(
+        alpha=alpha,
+        beta=lambda t: jnp.sqrt(-jnp.expm1(-integral(t))),
+        kappa=lambda t: 0.5 * rate(t),
+        eta=lambda t: 0.5 * rate(t),
+        signal2=lambda t: jnp.exp(-integral(t)),
+        noise2=lambda t: -jnp.expm1(-integral(t)),
+        lift=alpha,
+        rise=rise,
+        speed=lambda t: rate(t) * jnp.exp(-integral(t)),
+        time=time,
+    )
+
+
+def brownian(sigma: float = 1.0) -> GaussianPath:
+    """Brownian motion from X_0 = 0 with constant noise: nu_t = sigma^2 t, alpha = nu_t / nu_1 (PIS).
+
+    The base N(0, nu_1 I) has standard deviation sigma. Raises ValueError unless sigma > 0.
+    """
+    _check_noise(sigma=sigma)
+    s2 = float(sigma) ** 2
+    return _brownian(
+        span=lambda t, t1: jnp.asarray(s2 * (t1 - t)),
+        sigma2=lambda t: s2 * jnp.ones_like(jnp.asarray(t, dtype=float)),
+        time=lambda fraction: jnp.asarray(fraction),
+        nu1=s2,
+    )
+
+
+def geometric(sigma_max: float, sigma_min: float) -> GaussianPath:
+    """Brownian motion from X_0 = 0 with noise sigma_t = sigma_max (sigma_min / sigma_max)^t.
+
+    The base N(0, nu_1 I) has nu_1 = (sigma_max^2 - sigma_min^2) / (2 log(sigma_max / sigma_min)).
+    Raises ValueError unless sigma_max > sigma_min > 0.
+    """
+    _check_noise(sigma_max=sigma_max, sigma_min=sigma_min)
+    if sigma_max <= sigma_min:
+        raise ValueError(
+            f"geometric noise falls: sigma_max > sigma_min is needed; got sigma_max={sigma_max}, sigma_min={sigma_min}. "
+            "For constant noise use paths.brownian(sigma)."
+        )
+    decay = 2 * math.log(sigma_max / sigma_min)
+    top = sigma_max**2 / decay
+
+    def span(t: Scalar, t1: Scalar) -> Array:
+        return -top * jnp.exp(-decay * jnp.asarray(t)) * jnp.expm1(-decay * (jnp.asarray(t1) - t))
+
+    return _brownian(
+        span=span,
+        sigma2=lambda t: sigma_max**2 * jnp.exp(-decay * jnp.asarray(t)),
+        time=lambda fraction: -jnp.log1p(fraction * math.expm1(-decay)) / decay,
+        nu1=-top * math.expm1(-decay),
+    )
+
+
+def _brownian(
+    span: Callable[[Scalar, Scalar], Array],
+    sigma2: Callable[[Scalar], Array],
+    time: Callable[[Array], Array],
+    nu1: float,
+) -> GaussianPath:
+    """From span(t, t') = nu_t' - nu_t without cancellation, its slope sigma2, and the inverse of nu_t / nu_1."""
+
+    def nu(t: Scalar) -> Array:
+        return span(0.0, t)
+
+    def rest(t: Scalar) -> Array:
+        return span(t, 1.0)
+
+    def from_snr(snr: Scalar) -> Array:
+        scaled = nu1 * jnp.asarray(snr)
+        return time(1 - 1 / (1 + scaled))
+
+    return GaussianPath(
+        alpha=lambda t: nu(t) / nu1,
+        beta=lambda t: jnp.sqrt(nu(t) * rest(t) / nu1),
+        kappa=lambda t: sigma2(t) / nu(_inside(t)),
+        eta=lambda t: 0.5 * sigma2(t),
+        signal2=lambda t: nu(t) / nu1,
+        noise2=rest,
+        lift=lambda t: jnp.ones_like(nu(t)),
+        rise=span,
+        speed=sigma2,
+        time=from_snr,
+        scale=math.sqrt(nu1),
+    )
+
+
+def _inside(t: Scalar) -> Array:
+    return jnp.maximum(t, START)
+
+
+def _check_noise(**noise: float) -> None:
+    for name, value in noise.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} is the noise of the path and must be positive and finite; got {value}.")
+
+
+# ------------------------------------------------------------------------------------------------ time grids
+
+
+def uniform(num_steps: int) -> Array:
+    """t_k = k / N, k = 0..N."""
+    return power(num_steps, 1.0)
+
+
+def power(num_steps: int, exponent: float = 2.0) -> Array:
+    """t_k = 1 - (1 - k / N)^exponent: steps shrink towards the data for exponent > 1."""
+    _check_steps(num_steps)
+    return _times(1 - (1 - np.arange(num_steps + 1) / num_steps) ** exponent)
+
+
+def log_snr(process: Process, num_steps: int, resolution: float, overshoot: float = 0.1) -> Array:
+    """Uniform in log R_t, R_t = Var[X_1 | X_t] of the base, from R_0 down to overshoot * resolution; then one step to t = 1.
+
+    `resolution` is the smallest variance at which the target has structure. Below it log h is all but linear in one
+    step, so nothing is lost by the jump at the end. Only for Gaussian processes.
+    """
+    _check_steps(num_steps)
+    last = overshoot * resolution / _scale2(process)
+    levels = np.exp(np.linspace(0.0, math.log(min(last, 0.5)), num_steps))[1:]  # R_k / R_0
+    return _times(np.concatenate([[0.0], np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64), [1.0]]))
+
+
+def time_at(process: Process, level: Scalar) -> Array:
+    """The t at which R_t / R_0 = level, for level in (0, 1): Var[X_1 | X_t] in units of Var[X_1]."""
+    level = jnp.asarray(level)
+    return process.path.time((1 / level - 1) / _scale2(process))
+
+
+def _scale2(process: Process) -> float:
+    if process.scale is None:
+        raise ValueError("a log-SNR grid needs a Gaussian process; got one known by its velocity or score. Use paths.uniform.")
+    return process.scale**2
+
+
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 1 or num_steps != int(num_steps):
+        raise ValueError(f"num_steps must be a positive whole number; got {num_steps}.")
+
+
+def _times(times: np.ndarray) -> Array:
+    """Rounded to the working precision; where rounding merges two times, the grid is too fine for it."""
+    rounded = jnp.asarray(times, dtype=jax.dtypes.canonicalize_dtype(float))
+    if not bool(np.all(np.diff(np.asarray(rounded)) > 0)):
+        raise ValueError(
+            f"the grid's {len(times) - 1} steps are not all positive in {rounded.dtype}: it ends nearer to t = 1 than that resolves. "
+            "Use paths.linear() or paths.trigonometric() (finer near the data), fewer steps, or a larger resolution."
+        )
+    return rounded

@@ -1,0 +1,181 @@
+"""The pilot: where the target is, how wide, how fine. Tempered sequential Monte Carlo, from a start that spans decades of scale.
+
+Particles from a Gaussian scale mixture are moved through  p_b proportional to start^(1-b) gamma^b,  b rising from 0 to 1 as fast as
+the ESS of a step allows, by Hamiltonian moves in the units of the particles' own covariance. They set an affine map of the
+base and its resolution, and nothing else: no sample of the pilot reaches the answer, whose weights are those of the sampler.
+Sources: Del Moral, Doucet, Jasra (2006); Neal (2011), arXiv 1206.1901.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import weights
+from tiltjax.problems import Affine
+from tiltjax.types import Key, LogDensity
+
+SCALES = (1.0, 10.0, 100.0)
+
+
+class Pilot(NamedTuple):
+    """affine: x_user = location + scale x makes the target of unit size; resolution: its smallest variance in those units."""
+
+    affine: Affine
+    resolution: float
+    particles: Array
+    gradient_evaluations: int
+
+
+class _State(NamedTuple):
+    x: Array  # (n, d)
+    inverse_temperature: Array
+    step_size: Array
+    key: Key
+    stages: Array
+
+
+def pilot(
+    key: Key,
+    log_density: LogDensity,
+    shape: tuple[int, ...],
+    *,
+    location: Array | float = 0.0,
+    scale: float = 1.0,
+    num_particles: int = 2048,
+    moves: int = 2,
+    keep: float = 0.9,
+    leapfrog: int = 5,
+    final_moves: int = 20,
+    max_stages: int = 400,
+) -> Pilot:
+    """Runs the pilot on one compiled program.
+
+    location, scale: of the start, whose standard deviations are 1, 10 and 100 times `scale` (say where the target is if it is
+    further than that). Raises FloatingPointError when the density is not finite at any start.
+    """
+    dim = math.prod(shape)
+    centre = jnp.broadcast_to(jnp.asarray(location, dtype=jax.dtypes.canonicalize_dtype(float)).reshape(-1), (dim,))
+
+    def target(x: Array) -> Array:
+        return log_density(x.reshape(shape))
+
+    @jax.jit
+    def search(key: Key) -> tuple[_State, Array, Array, Array]:
+        key_start, key_run = jax.random.split(key)
+        x = _start(key_start, centre, scale, num_particles)
+        value = jax.vmap(target)(x)
+        state = _State(x, jnp.zeros(()), jnp.asarray(0.5), key_run, jnp.zeros((), jnp.int32))
+
+        def temper(state: _State) -> _State:
+            return _stage(state, target, lambda y: _log_start(y, centre, scale), keep, moves, leapfrog)
+
+        state = jax.lax.while_loop(lambda s: (s.inverse_temperature < 1) & (s.stages < max_stages), temper, state)
+        state = _move(state, target, final_moves, leapfrog)
+        slope = jax.vmap(jax.grad(target))(state.x)
+        return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), slope, jnp.mean(jnp.isfinite(value))
+
+    state, covariance, slope, finite = search(key)
+    if not float(finite) > 0:
+        raise FloatingPointError(
+            f"log_density is not finite at any of {num_particles} starting points with standard deviations "
+            f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: transform bounded "
+            "variables), or say where it lives: fit(..., location=, scale=)."
+        )
+    affine = _affine(state.x, covariance)
+    calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)
+    return Pilot(affine, _resolution(affine, slope), state.x, calls)
+
+
+def _start(key: Key, centre: Array, scale: float, n: int) -> Array:
+    key_scale, key_x = jax.random.split(key)
+    sigma = scale * jnp.asarray(SCALES)[jax.random.randint(key_scale, (n, 1), 0, len(SCALES))]
+    return centre + sigma * jax.random.normal(key_x, (n, centre.size))
+
+
+def _log_start(x: Array, centre: Array, scale: float) -> Array:
+    sigma = scale * jnp.asarray(SCALES)
+    return jax.nn.logsumexp(-0.5 * jnp.sum(jnp.square(x - centre)) / jnp.square(sigma) - x.size * jnp.log(sigma))
+
+
+def _stage(state: _State, target: LogDensity, start: LogDensity, keep: float, moves: int, leapfrog: int) -> _State:
+    """Raise b until the ESS of the incremental weights falls to `keep`, resample, move."""
+    key, key_resample = jax.random.split(state.key)
+    gap = jax.vmap(target)(state.x) - jax.vmap(start)(state.x)
+    gap = jnp.where(jnp.isfinite(gap), gap, -jnp.inf)
+    rest = 1 - state.inverse_temperature
+    # b may have to begin far below machine precision of 1: bisection in its logarithm
+    fractions = jnp.exp(jnp.linspace(-40.0, 0.0, 200))
+    effective = jax.vmap(lambda f: weights.ess(jnp.where(jnp.isfinite(gap), f * rest * gap, -jnp.inf)))(fractions)
+    increment = rest * fractions[jnp.maximum(jnp.sum(effective >= keep) - 1, 0)]
+    at = jnp.where(increment >= rest, 1.0, state.inverse_temperature + increment)
+    index = weights.resample(key_resample, jnp.where(jnp.isfinite(gap), increment * gap, -jnp.inf), state.x.shape[0])
+    moved = state._replace(x=state.x[index], inverse_temperature=at, key=key, stages=state.stages + 1)
+    return _move(moved, lambda y: (1 - at) * start(y) + at * target(y), moves, leapfrog)
+
+
+def _move(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _State:
+    """Hamiltonian moves of all particles, momenta in the metric of their covariance; the step size follows the acceptance."""
+
+    def move(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], None]:
+        x, step_size = carry
+        root = _root(x)
+        key_p, key_size, key_accept = jax.random.split(key, 3)
+        momentum = jax.random.normal(key_p, x.shape)
+        size = step_size * jnp.exp(jax.random.uniform(key_size, (x.shape[0], 1), minval=-1.5, maxval=0.5))
+        gradient = jax.vmap(jax.value_and_grad(density))
+
+        def leap(_: Array | int, s: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            y, p, _, g = s
+            p = p + 0.5 * size * (g @ root)
+            y = y + size * (p @ root.T)
+            value, g = gradient(y)
+            return y, p + 0.5 * size * (g @ root), value, g
+
+        value, g = gradient(x)
+        y, p, new, _ = jax.lax.fori_loop(0, leapfrog, leap, (x, momentum, value, g))
+        change = new - value + 0.5 * jnp.sum(jnp.square(momentum), 1) - 0.5 * jnp.sum(jnp.square(p), 1)
+        accept = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(change, 0.0)), 0.0)
+        taken = jax.random.uniform(key_accept, accept.shape) < accept
+        step_size = jnp.clip(step_size * jnp.exp(jnp.mean(accept) - 0.7), 1e-6, 2.0)
+        return (jnp.where(taken[:, None], y, x), step_size), None
+
+    key, key_moves = jax.random.split(state.key)
+    (x, step_size), _ = jax.lax.scan(move, (state.x, state.step_size), jax.random.split(key_moves, moves))
+    return state._replace(x=x, step_size=step_size, key=key)
+
+
+def _root(x: Array) -> Array:
+    """A square root of the particles' covariance, shrunk towards its diagonal as their number demands."""
+    n, dim = x.shape
+    covariance = jnp.cov(x, rowvar=False).reshape(dim, dim)
+    sd = jnp.sqrt(jnp.diagonal(covariance)) + 1e-30
+    if dim > n // 10:
+        return jnp.diag(sd)
+    correlation = 0.95 * covariance / (sd[:, None] * sd[None, :]) + 0.05 * jnp.eye(dim)
+    return sd[:, None] * jnp.linalg.cholesky(correlation)
+
+
+def _affine(x: Array, covariance: Array, correlation_time: float = 5.0) -> Affine:
+    """Location and scale of the particles: by coordinate, or a matrix where correlations exceed what chance would show."""
+    n, dim = x.shape
+    location, sd = jnp.mean(x, axis=0), jnp.sqrt(jnp.diagonal(covariance))
+    if dim > n // 10:
+        return Affine(location, sd)
+    correlation = covariance / (sd[:, None] * sd[None, :])
+    gain = -0.5 * float(jnp.linalg.slogdet(correlation)[1])
+    chance = correlation_time * dim * (dim - 1) / (4 * n)
+    if not gain > 2 * chance:
+        return Affine(location, sd)
+    return Affine(location, sd[:, None] * jnp.linalg.cholesky(correlation))
+
+
+def _resolution(affine: Affine, slope: Array) -> float:
+    """1 / the largest eigenvalue of the Fisher matrix E[grad log gamma grad log gamma^T], in the units of the affine map."""
+    slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+    scaled = slope * affine.scale if affine.scale.ndim == 1 else slope @ affine.scale
+    fisher = scaled.T @ scaled / scaled.shape[0]
+    largest = float(jnp.max(jnp.linalg.eigvalsh(fisher))) if fisher.shape[0] <= 512 else float(jnp.max(jnp.diagonal(fisher)))
+    return min(max(1.0 / max(largest, 1e-30), 1e-5), 1.0)

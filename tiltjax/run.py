@@ -1,0 +1,120 @@
+"""Training as it is run: jitted chunks of rounds, a progress bar, checkpoints, an end when nothing works."""
+
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from tiltjax import checkpoints
+from tiltjax.types import Key, Metrics, Trainer, TrainState
+
+
+class Run(NamedTuple):
+    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went."""
+
+    state: TrainState
+    history: Metrics
+    compile_seconds: float
+    train_seconds: float
+
+
+def run(
+    trainer: Trainer,
+    key: Key,
+    num_rounds: int,
+    *,
+    chunk: int = 1,
+    checkpoint: str | pathlib.Path | None = None,
+    checkpoint_seconds: float = 30.0,
+    progress: bool = True,
+) -> Run:
+    """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
+
+    With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
+    one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
+    made only non-finite updates, ValueError when the checkpoint is of another run.
+    """
+    num_chunks = -(-num_rounds // chunk)
+    store = None if checkpoint is None else checkpoints.open_store(checkpoint)
+    began = time.perf_counter()
+    shape = jax.eval_shape(trainer.init, key)
+    advance = (
+        jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
+        .lower(shape)
+        .compile()
+    )
+    compiled = time.perf_counter()
+    found = None if store is None else store.restore(shape, key, num_chunks * chunk)
+    state, history = (jax.jit(trainer.init)(key), []) if found is None else found
+    jax.block_until_ready(state)
+    started = saved = time.perf_counter()
+    first = int(state.round) // chunk
+    with _bar(progress, num_chunks * chunk, int(state.round)) as bar:
+        for i in range(first, num_chunks):
+            state, metrics = advance(state)
+            # the host reads a chunk only when the next is under way, so the device never waits for it
+            if i > first:
+                _watch(history[-1], trainer, bar, i, chunk)
+            history.append(metrics)
+            if store and (time.perf_counter() - saved > checkpoint_seconds or i == num_chunks - 1):
+                _watch(metrics, trainer, None, i + 1, chunk)
+                store.save(state, key, _join(history), num_chunks * chunk)
+                saved = time.perf_counter()
+        if num_chunks > first:
+            _watch(history[-1], trainer, bar, num_chunks, chunk)
+    jax.block_until_ready(state)
+    return Run(state, _join(history), compiled - began, time.perf_counter() - started)
+
+
+def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int) -> None:
+    """Reads one chunk's metrics: moves the bar, and stops a run that no longer learns."""
+    values = jax.tree.map(np.asarray, metrics)
+    if bar is not None:
+        bar.show(chunks * chunk, values)
+    dead = np.isnan(values.loss)
+    if np.all(dead):
+        bad = int(values.first_bad[0])
+        name = trainer.quantities[bad] if bad >= 0 else "log_weight (no particle in the buffer has a finite weight)"
+        raise FloatingPointError(
+            f"every update of rounds {(chunks - 1) * chunk} to {chunks * chunk - 1} was non-finite and was skipped; the first quantity to go "
+            f"bad was {name} ({int(values.nonfinite_particles[0])} particles of the round had a non-finite label or weight). Check the "
+            "density there, lower the learning rate, or set a smaller `clip`."
+        )
+
+
+class _bar:
+    """A rich progress bar, or nothing."""
+
+    def __init__(self, visible: bool, total: int, done: int) -> None:
+        columns = (
+            TextColumn("fit"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.progress = Progress(*columns, disable=not visible)
+        self.task = self.progress.add_task("fit", total=total, completed=done, note="")
+
+    def __enter__(self) -> "_bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, done: int, metrics: Metrics) -> None:
+        note = f"loss {metrics.loss[-1]:.3g}  log Z {metrics.log_z[-1]:.3f}  ESS {metrics.ess[-1]:.2f}"
+        skipped = int(np.sum(metrics.nonfinite_updates))
+        self.progress.update(self.task, completed=done, note=note + (f"  non-finite {skipped}" if skipped else ""))
+
+
+def _join(history: list[Metrics]) -> Metrics:
+    if not history:
+        raise ValueError("no rounds were run: num_rounds must be positive.")
+    return jax.tree.map(lambda *leaves: jnp.concatenate([jnp.atleast_1d(leaf) for leaf in leaves]), *history)

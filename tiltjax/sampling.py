@@ -1,0 +1,121 @@
+"""Drawing from a trained control."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import checkpoints, sde, weights
+from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_key
+
+
+class Report(NamedTuple):
+    """What a fit did. Seconds of compiling and of running apart; evaluations of the density and of its gradient, pilot included."""
+
+    history: Metrics | None = None
+    compile_seconds: float = 0.0
+    train_seconds: float = 0.0
+    pilot_seconds: float = 0.0
+    energy_evaluations: int = 0
+    gradient_evaluations: int = 0
+    nonfinite_updates: int = 0
+
+
+class Sampler(NamedTuple):
+    """A trained control with its problem: what `fit` returns.
+
+    `grid(num_steps) -> times`; `num_steps` is the default for sampling. Draws are in the user's coordinates.
+    """
+
+    problem: Problem
+    network: Network
+    params: Params
+    grid: Callable[[int], Array]
+    num_steps: int
+    forward: Callable[[Params, Key, Array], Samples]
+    back: Callable[[Params, Key, Array, Array], Samples]
+    record: dict[str, Any]
+    report: Report = Report()
+
+    def sample(self, key: Key, num_particles: int, *, num_steps: int | None = None, batch_size: int = 2048) -> Samples:
+        """Samples(x (n, *shape), log_weight (n,)), E[exp(log_weight)] = Z without bias at any number of steps.
+
+        A particle depends on its own key alone, so `batch_size` (particles at once) changes memory, not draws. More steps than
+        in training raise the ESS. Raises ValueError for counts that are not positive.
+        """
+        times = self._times(key, num_particles, num_steps)
+        keys = jax.random.split(key, num_particles)
+        return _batched(lambda k: self.forward(self.params, k, times), (keys,), batch_size)
+
+    def backward(self, key: Key, x: Array, *, num_steps: int | None = None, batch_size: int = 2048) -> Samples:
+        """Weights of noising paths that start from given points x (n, *shape), draws of the target in the user's coordinates.
+
+        For exact draws the mean log weight is the EUBO and `diagnostics.forward_ess` sees modes that the sampler misses.
+        """
+        if x.shape[1:] != tuple(self.problem.process.shape):
+            raise ValueError(f"x must be (n, *{self.problem.process.shape}); got shape {x.shape}.")
+        times = self._times(key, x.shape[0], num_steps)
+        keys = jax.random.split(key, x.shape[0])
+        return _batched(lambda k, y: self.back(self.params, k, times, y), (keys, x), batch_size)
+
+    def resample(self, key: Key, samples: Samples, num_particles: int | None = None) -> Array:
+        """Equally weighted draws (n, *shape) by systematic resampling of weighted ones."""
+        index = weights.resample(key, samples.log_weight, num_particles or samples.log_weight.size)
+        return samples.x[index]
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes a new directory that `tiltjax.load` reads. ValueError if it exists and is not empty."""
+        checkpoints.save_arrays(directory, {**self.record, "num_steps": self.num_steps}, self.params)
+
+    def _times(self, key: Key, num_particles: int, num_steps: int | None) -> Array:
+        if not is_key(key):
+            raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}.")
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be positive; got {num_particles}.")
+        return self.grid(self.num_steps if num_steps is None else num_steps)
+
+
+def sampler(
+    problem: Problem,
+    network: Network,
+    params: Params,
+    grid: Callable[[int], Array],
+    *,
+    num_steps: int = 200,
+    record: dict[str, Any] | None = None,
+    report: Report = Report(),
+) -> Sampler:
+    """Compiles nothing yet: a program is built at the first draw of each size and kept."""
+
+    def forward(params: Params, keys: Key, times: Array) -> Samples:
+        return jax.vmap(lambda k: draw(problem, lambda t, x: network.apply(params, t, x), times, k))(keys)
+
+    def back(params: Params, keys: Key, times: Array, x: Array) -> Samples:
+        def one(key: Key, x: Array) -> Samples:
+            path = sde.simulate_backward(
+                problem.process, lambda t, y: network.apply(params, t, y), times, key, problem.encode(x)
+            )
+            return Samples(x, weights.girsanov(problem.process, problem.reward, path))
+
+        return jax.vmap(one)(keys, x)
+
+    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record or {"format": 1}, report)
+
+
+def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Samples:
+    """One particle and its log weight, r(X_1) + log dP_base/dP_u; a non-finite weight counts for nothing (-inf)."""
+    end = sde.simulate(problem.process, control, times, key)
+    log_weight = end.log_ratio + problem.reward(end.x)
+    return Samples(problem.decode(end.x), jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf))
+
+
+def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:
+    """f over slices of `batch_size`, the last one padded: one compiled program, dispatched without waiting."""
+    n = inputs[0].shape[0]
+    size = min(n, batch_size)
+    index = jnp.arange(-(-n // size) * size) % n
+    parts = [f(*(leaf[index[i : i + size]] for leaf in inputs)) for i in range(0, len(index), size)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)

@@ -1,0 +1,153 @@
+"""log dP*/dP of a stored path, up to log Z; and what is done with weights.
+
+Every function takes one `Path` and gives a scalar; `vmap` over paths. E[exp(log_weight) f(X_1)] = Z E_{p*}[f].
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax.types import Key, Path, Process
+
+
+def girsanov(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
+    """log w = r(X_N) - sum_k [c_k.xi_k + |c_k|^2 / 2],  c_k = sqrt(clock_k) u_k.
+
+    With exact transitions (`processes.gaussian`) E[w] = Z at any number of steps; with `processes.euler` the tilt is that of
+    the discretized base. Source: Zhang & Chen (2022), arXiv 2111.15141, eq. 10; Domingo-Enrich et al., arXiv 2605.00229.
+    """
+    clock = jax.vmap(process.clock)(path.times[:-1], path.times[1:])
+    c = jnp.sqrt(_column(clock, path.control)) * path.control
+    return reward(path.x[-1]) - jnp.sum(c * path.noise) - 0.5 * jnp.sum(jnp.square(c))
+
+
+def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
+    """log w = r(X_N) - sum_k log (F / F_base)(X_k+1 | X_k): the Crooks weight whose backward kernels are the base's own.
+
+    F is the controlled kernel, F_base the same with u = 0; the ratio of backward kernels is 1 because a tilt keeps the noising
+    kernel. Needs no density of the base. Equal to `girsanov` path by path; computed here from the states alone, not from
+    the stored normals. Source: Vargas et al. (2024), arXiv 2307.01050; Domingo-Enrich et al., arXiv 2605.00229.
+    """
+    return (
+        reward(path.x[-1])
+        - jnp.sum(_forward(process, path))
+        + jnp.sum(_forward(process, path._replace(control=0 * path.control)))
+    )
+
+
+def crooks_full(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
+    """log w = log p_base(X_N) + r(X_N) - log p_0(X_0) + sum_k log B(X_k | X_k+1) - sum_k log F(X_k+1 | X_k).
+
+    Needs the base density; E[w] = Z exactly at any number of steps, for any kernels: exact or Euler-Maruyama. When X_0 is
+    fixed (Brownian paths) the first reverse kernel is a point mass that cancels p_0, and both are left out.
+    Raises ValueError for a process without a density. Source: Vargas et al. (2024), arXiv 2307.01050.
+    """
+    if process.log_density is None:
+        raise ValueError("crooks_full needs the density of the base; this process has none. Use crooks_relative.")
+    start = jnp.square(process.path.alpha(0.0)) * _variance(process) + jnp.square(process.path.beta(0.0))
+    moving = start > 0
+    tiny = jnp.where(moving, start, 1.0)
+    log_start = jnp.where(moving, jnp.sum(_log_normal(path.x[0] / jnp.sqrt(tiny), jnp.sqrt(tiny))), 0.0)
+    backward = _backward(process, path)
+    backward = backward.at[0].set(jnp.where(moving, backward[0], 0.0))
+    end = process.log_density(path.x[-1]) + reward(path.x[-1])
+    return end - log_start + jnp.sum(backward) - jnp.sum(_forward(process, path))
+
+
+def _forward(process: Process, path: Path) -> Array:
+    """log F(X_k+1 | X_k), (N,)."""
+
+    def one(t: Array, t1: Array, x: Array, x1: Array, u: Array) -> Array:
+        mean, std = process.transition(t, t1, x)
+        return jnp.sum(_log_normal((x1 - mean) / std - jnp.sqrt(process.clock(t, t1)) * u, std))
+
+    return jax.vmap(one)(path.times[:-1], path.times[1:], path.x[:-1], path.x[1:], path.control)
+
+
+def _backward(process: Process, path: Path) -> Array:
+    """log B(X_k | X_k+1), (N,)."""
+
+    def one(t: Array, t1: Array, x: Array, x1: Array) -> Array:
+        mean, std = process.reverse(t, t1, x1)
+        std = jnp.where(std > 0, std, 1.0)
+        return jnp.sum(_log_normal((x - mean) / std, std))
+
+    return jax.vmap(one)(path.times[:-1], path.times[1:], path.x[:-1], path.x[1:])
+
+
+def _log_normal(z: Array, std: Array) -> Array:
+    return -0.5 * jnp.square(z) - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
+
+
+def _variance(process: Process) -> float:
+    return 1.0 if process.scale is None else process.scale**2
+
+
+def _column(v: Array, like: Array) -> Array:
+    return v.reshape(v.shape + (1,) * (like.ndim - 1))
+
+
+# --------------------------------------------------------------------------------------- what is done with weights
+
+
+def normalize(log_weight: Array) -> Array:
+    """Weights that sum to one, (n,). A log weight of -inf is a particle that counts for nothing."""
+    return jax.nn.softmax(log_weight)
+
+
+def ess(log_weight: Array) -> Array:
+    """(sum w)^2 / (n sum w^2), in (0, 1]."""
+    w = normalize(log_weight)
+    return 1.0 / (log_weight.size * jnp.sum(jnp.square(w)))
+
+
+def temper(log_weight: Array, floor: float, iterations: int = 25) -> Array:
+    """tau: the largest in [0, 1] with ESS(w^tau) >= floor, by bisection. A trust region: as the control improves it is 1."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        fine = ess(middle * log_weight) >= floor
+        return jnp.where(fine, middle, low), jnp.where(fine, high, middle)
+
+    one = jnp.ones((), log_weight.dtype)
+    finite = jnp.where(jnp.isfinite(log_weight), log_weight, jnp.finfo(log_weight.dtype).min / 4)
+    log_weight = finite - jnp.max(finite)
+    low, _ = jax.lax.fori_loop(0, iterations, halve, (0 * one, one))
+    return jnp.where(ess(log_weight) >= floor, one, low)
+
+
+def unweighted(log_weight: Array) -> Array:
+    """Every finite particle counts the same."""
+    return jnp.where(jnp.isfinite(log_weight), 0.0, -jnp.inf)
+
+
+def truncated(log_weight: Array) -> Array:
+    """log min(w, sqrt(n) mean w): bounded weights whose bias vanishes. Source: Ionides (2008), J. Comp. Graph. Stat. 17."""
+    n = log_weight.size
+    log_mean = jax.nn.logsumexp(log_weight) - jnp.log(n)
+    return jnp.minimum(log_weight, log_mean + 0.5 * jnp.log(n))
+
+
+def tempered(ess_floor: float) -> Callable[[Array], Array]:
+    """w -> w^tau, tau by `temper`. Raises ValueError unless 0 < ess_floor < 1."""
+    if not 0 < ess_floor < 1:
+        raise ValueError(f"ess_floor is a fraction of the particles, in (0, 1); got {ess_floor}.")
+
+    def weighting(log_weight: Array) -> Array:
+        # 0 * -inf is not a number: particles without weight stay without
+        return jnp.where(jnp.isfinite(log_weight), temper(log_weight, ess_floor) * log_weight, -jnp.inf)
+
+    return weighting
+
+
+def resample(key: Key, log_weight: Array, num: int) -> Array:
+    """Indices (num,) by systematic resampling: each particle n is drawn within one of num w_n times.
+
+    Source: Kitagawa (1996); Douc & Cappe (2005), arXiv cs/0507025.
+    """
+    edges = jnp.cumsum(normalize(log_weight))
+    points = (jnp.arange(num) + jax.random.uniform(key)) / num * edges[-1]
+    return jnp.clip(jnp.searchsorted(edges, points), 0, log_weight.size - 1)
