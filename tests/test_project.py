@@ -37,7 +37,7 @@ ROOMS = [
     "diagnostics",
     "exact",
     "integrations",
-    "fit",
+    "fitting",
 ]
 
 HEAVY = {"arviz", "arviz_base", "diffusers", "distrax", "numpyro", "orbax", "tensorflow_probability", "torch"}

@@ -41,8 +41,9 @@ class Store:
         expected = _identity(shape, key, num_rounds)
         if int(identity) != int(expected):
             raise ValueError(
-                f"the checkpoint in {self.directory} is of another run (other key, network, loss settings or number of rounds), so going on "
-                "from it would not give the result of an unbroken run. Pass an empty directory, or the arguments that it was made with."
+                f"the checkpoint in {self.directory} is of another run (other key, network, loss settings or number of "
+                "rounds), so going on from it would not give the result of an unbroken run. Pass an empty directory, or the "
+                "arguments that it was made with."
             )
         history = {name: np.zeros((step,), dtype) for name, dtype in _metric_types().items()}
         template = {"state": _plain(shape), "history": history, "identity": expected}
@@ -81,7 +82,8 @@ def load_record(directory: str | pathlib.Path) -> dict[str, Any]:
     record = json.loads((path / RECORD).read_text())
     if record.get("format") != 1:
         raise ValueError(
-            f"{path / RECORD} has format {record.get('format')!r}, expected 1: it was written by another version of tiltjax. Fit again, or use that version."
+            f"{path / RECORD} has format {record.get('format')!r}, expected 1: it was written by another version of tiltjax. "
+            "Fit again, or use that version."
         )
     return record
 

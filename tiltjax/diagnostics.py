@@ -28,7 +28,10 @@ def elbo(log_weight: Array) -> Estimate:
 
 
 def eubo(log_weight: Array) -> Estimate:
-    """E[log w] on paths of the tilt (`Sampler.backward` from target samples): an upper bound of log Z. It sees missing modes."""
+    """E[log w] on paths of the tilt (`Sampler.backward` from target samples): an upper bound of log Z.
+
+    It sees missing modes.
+    """
     return _mean(_checked(log_weight))
 
 
@@ -59,7 +62,8 @@ def mode_histogram(target: Target, x: Array, log_weight: Array | None = None) ->
     """
     if target.mode is None or target.mode_weights is None:
         raise ValueError(
-            "mode_histogram needs a target that names its modes; this one has no `mode`. Pass Target(..., mode=, mode_weights=)."
+            "mode_histogram needs a target that names its modes; this one has no `mode`. "
+            "Pass Target(..., mode=, mode_weights=)."
         )
     w = jnp.full(x.shape[0], 1.0 / x.shape[0]) if log_weight is None else weights.normalize(log_weight)
     return jnp.zeros(len(target.mode_weights), w.dtype).at[jax.vmap(target.mode)(x)].add(w)

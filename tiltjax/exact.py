@@ -37,7 +37,8 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     """p* = sum_k weights_k N(means_k, diag(variance)), normalized (log Z = 0).
 
     h_t(x) = E[exp r(X_1) | X_t = x] = int gamma(y) / p_base(y) N(y; m, R) dy with m = Phi_t x. For one Gaussian,
-    with 1/q' = 1/v - 1/s^2 and c = mean s^2 / (s^2 - v), log h = log N(m; c, R + q') up to a constant of the component; mixtures add.
+    with 1/q' = 1/v - 1/s^2 and c = mean s^2 / (s^2 - v), log h = log N(m; c, R + q') up to a constant of the component;
+    mixtures add.
     Raises ValueError unless every variance is below the base's (else the formula has another sign).
     """
     gain, s = _of(process)

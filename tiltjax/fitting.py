@@ -40,15 +40,15 @@ def fit(
 ) -> sampling.Sampler:
     """Trains a control for a target or a problem, and returns the sampler.
 
-    For a target, a short pilot (`pilot.pilot`) sets an affine map to the base's units and the resolution, so that the units of the
-    density do not matter; `location` and `scale` say where to look if the target is more than 100 scales away from 0.
+    For a target, a short pilot (`pilot.pilot`) sets an affine map to the base's units and the resolution, so that the units
+    of the density do not matter; `location` and `scale` say where to look if the target is more than 100 scales away from 0.
     A problem is taken as it stands.
 
-    loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options by functools.partial).
+    loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
     network: a constructor `problem -> Network`, or a Network. optimizer: optax (default Adam, learning rate cosine to 0).
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
-    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory; a killed run
-    that is started again with the same arguments goes on from it, to bitwise the same parameters.
+    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory; a killed
+    run that is started again with the same arguments goes on from it, to bitwise the same parameters.
 
     Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
@@ -95,8 +95,8 @@ def load(
 ) -> sampling.Sampler:
     """A sampler that `Sampler.save` wrote, for the target or problem that it was fitted to.
 
-    Densities and networks are code and are not saved: pass those of the fit. Raises FileNotFoundError for a directory that holds
-    no sampler, ValueError when problem or network do not fit what was saved.
+    Densities and networks are code and are not saved: pass those of the fit. Raises FileNotFoundError for a directory that
+    holds no sampler, ValueError when problem or network do not fit what was saved.
     """
     record = checkpoints.load_record(directory)
     if list(problem.shape if isinstance(problem, Target) else problem.process.shape) != record["shape"]:

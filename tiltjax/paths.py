@@ -239,7 +239,7 @@ def _times(times: np.ndarray) -> Array:
     rounded = jnp.asarray(times, dtype=jax.dtypes.canonicalize_dtype(float))
     if not bool(np.all(np.diff(np.asarray(rounded)) > 0)):
         raise ValueError(
-            f"the grid's {len(times) - 1} steps are not all positive in {rounded.dtype}: it ends nearer to t = 1 than that resolves. "
-            "Use paths.linear() or paths.trigonometric() (finer near the data), fewer steps, or a larger resolution."
+            f"the grid's {len(times) - 1} steps are not all positive in {rounded.dtype}: it ends nearer to t = 1 than that "
+            "resolves. Use paths.linear() or paths.trigonometric() (finer near the data), fewer steps, or a larger resolution."
         )
     return rounded

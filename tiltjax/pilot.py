@@ -1,8 +1,9 @@
-"""The pilot: where the target is, how wide, how fine. Tempered sequential Monte Carlo, from a start that spans decades of scale.
+"""The pilot: where the target is, how wide, how fine. Tempered sequential Monte Carlo, from a start that spans decades.
 
-Particles from a Gaussian scale mixture are moved through  p_b proportional to start^(1-b) gamma^b,  b rising from 0 to 1 as fast as
-the ESS of a step allows, by Hamiltonian moves in the units of the particles' own covariance. They set an affine map of the
-base and its resolution, and nothing else: no sample of the pilot reaches the answer, whose weights are those of the sampler.
+Particles from a Gaussian scale mixture are moved through  p_b proportional to start^(1-b) gamma^b,  b rising from 0 to 1 as
+fast as the ESS of a step allows, by Hamiltonian moves in the units of the particles' own covariance. They set an affine map of
+the base and its resolution, and nothing else: no sample of the pilot reaches the answer, whose weights are those of the
+sampler.
 Sources: Del Moral, Doucet, Jasra (2006); Neal (2011), arXiv 1206.1901.
 """
 
@@ -81,8 +82,8 @@ def pilot(
     if not float(finite) > 0:
         raise FloatingPointError(
             f"log_density is not finite at any of {num_particles} starting points with standard deviations "
-            f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: transform bounded "
-            "variables), or say where it lives: fit(..., location=, scale=)."
+            f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: "
+            "transform bounded variables), or say where it lives: fit(..., location=, scale=)."
         )
     affine = _affine(state.x, covariance)
     calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)

@@ -96,15 +96,16 @@ def check_scalar(f: Callable[[Array], Array], shape: tuple[int, ...], name: str)
         out = jax.eval_shape(traced_once(f), x)
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
-            f"{name} failed on one particle of shape {shape}: {error}. It must take ONE particle (the library vmaps) of the shape given."
+            f"{name} failed on one particle of shape {shape}: {error}. It must take ONE particle (the library vmaps) of the "
+            "shape given."
         ) from error
     got = getattr(out, "shape", None)
     if got is None:
         raise ValueError(f"{name} must return an array scalar for one particle of shape {shape}; got {type(out).__name__}.")
     if got != ():
         raise ValueError(
-            f"{name} must return a scalar for ONE particle of shape {shape}; got shape {got}. Sum over the last axes, or drop the "
-            "batch axis: the library vmaps."
+            f"{name} must return a scalar for ONE particle of shape {shape}; got shape {got}. Sum over the last axes, or drop "
+            "the batch axis: the library vmaps."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(f"{name} must return a real floating-point number; got dtype {out.dtype}.")

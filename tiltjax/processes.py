@@ -17,7 +17,8 @@ def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = N
     With S = alpha^2 s^2 + beta^2, Phi = alpha s^2 / S, R = s^2 beta^2 / S (so E[X_1 | X_t] = Phi X_t, Var[X_1 | X_t] = R):
         score -x / S,   X_t' | X_t ~ N(Phi X_t / Phi', (R - R') / Phi'^2 I)   for t < t', exact for any step.
     Phi X_t is a martingale that gathers variance R_0 - R_t: in these coordinates all Gaussian processes are the same one,
-    which is why PIS (`paths.brownian`), OU/DDS (`paths.vp`) and flow-matching priors (`paths.linear`) are cases of this function.
+    which is why PIS (`paths.brownian`), OU/DDS (`paths.vp`) and flow-matching priors (`paths.linear`) are cases of this
+    function.
 
     The control of theory is u = sigma grad log h = gain * g with g = grad_m log h(m = Phi x), gain = sigma Phi = sqrt(-dR/dt).
     gain vanishes at the ends of the linear and trigonometric paths, where it is floored at sqrt(GAIN_FLOOR) scale: a change

@@ -80,9 +80,9 @@ def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int
         bad = int(values.first_bad[0])
         name = trainer.quantities[bad] if bad >= 0 else "log_weight (no particle in the buffer has a finite weight)"
         raise FloatingPointError(
-            f"every update of rounds {(chunks - 1) * chunk} to {chunks * chunk - 1} was non-finite and was skipped; the first quantity to go "
-            f"bad was {name} ({int(values.nonfinite_particles[0])} particles of the round had a non-finite label or weight). Check the "
-            "density there, lower the learning rate, or set a smaller `clip`."
+            f"every update of rounds {(chunks - 1) * chunk} to {chunks * chunk - 1} was non-finite and was skipped; the first "
+            f"quantity to go bad was {name} ({int(values.nonfinite_particles[0])} particles of the round had a non-finite "
+            "label or weight). Check the density there, lower the learning rate, or set a smaller `clip`."
         )
 
 

@@ -13,7 +13,10 @@ from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_ke
 
 
 class Report(NamedTuple):
-    """What a fit did. Seconds of compiling and of running apart; evaluations of the density and of its gradient, pilot included."""
+    """What a fit did.
+
+    Seconds of compiling and of running apart; evaluations of the density and of its gradient, pilot included.
+    """
 
     history: Metrics | None = None
     compile_seconds: float = 0.0

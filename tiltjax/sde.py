@@ -22,7 +22,10 @@ ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u
 
 
 class End(NamedTuple):
-    """The end of a controlled path: x (*shape), and log_ratio = log dP_base/dP_u = -sum_k [c.xi + |c|^2 / 2], c = sqrt(clock) u."""
+    """The end of a controlled path: x (*shape), and its relative path density.
+
+    log_ratio = log dP_base/dP_u = -sum_k [c.xi + |c|^2 / 2], c = sqrt(clock) u.
+    """
 
     x: Array
     log_ratio: Array
@@ -152,9 +155,10 @@ def lean_adjoint(process: Process, path: Path, terminal: Array) -> Array:
 def probability_flow(
     process: Process, control: ControlFn, times: Array, key: Key, *, z: Array | None = None, probe: Array | None = None
 ) -> End:
-    """The tilt's probability-flow ODE from noise to data, with Heun steps on the grid: x and log_ratio = log p_base(x) - log p_flow(x).
+    """The tilt's probability-flow ODE from noise to data, with Heun steps on the grid.
 
-    In y = sqrt(R_0 - R_t) and the unit-variance coordinate z = X_t / sqrt(Var X_t) of the base it reads
+    Gives x and log_ratio = log p_base(x) - log p_flow(x). In y = sqrt(R_0 - R_t) and the unit-variance coordinate
+    z = X_t / sqrt(Var X_t) of the base it reads
         dz/dy = g(m = y z),   d log p/dy = -y div_m g(m),   g = grad_m log h = u / gain,
     regular at both ends for every Gaussian path. z_0 ~ N(0, I). Adding the reward to log_ratio gives an end weight. The
     divergence is exact (d evaluations of a vjp), or Hutchinson's with a `probe` (*shape) of unit-variance entries (then the

@@ -124,7 +124,8 @@ class Network(NamedTuple):
 class Mixture(NamedTuple):
     """The weight gamma of conditional score matching in a regression target (see `losses.score_matching`).
 
-    `init() -> extra` are its learned parameters (None if there are none); `weight(extra, t) -> gamma`, a scalar or of x's shape.
+    `init() -> extra` are its learned parameters (None if there are none); `weight(extra, t) -> gamma` is a scalar or of x's
+    shape.
     """
 
     init: Callable[[], Params]
@@ -227,7 +228,8 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """Of one round. Counts are of updates (nonfinite: skipped; clipped: scaled down) and of collected particles.
 
-    log_z and ess are those of the newly collected particles' weights. `first_bad` indexes `Trainer.quantities`, -1 if all is finite.
+    log_z and ess are those of the newly collected particles' weights. `first_bad` indexes `Trainer.quantities`, -1 if all is
+    finite.
     """
 
     loss: Array

@@ -28,8 +28,8 @@ def adjoint_matching(
 ) -> Objective:
     """E[ int |u_theta(X_t, t) + sigma_t a_t|^2 / 2 dt ], X and the lean adjoint a constants; its only critical point is u*.
 
-    On the grid: dt = clock_k and sigma_t a_t = std_k a_{k+1} / sqrt(clock_k), which for the exact steps of a Gaussian process is
-    -gain grad r(X_1) without discretization error. Of the N steps of a path `num_times` are drawn for an update.
+    On the grid: dt = clock_k and sigma_t a_t = std_k a_{k+1} / sqrt(clock_k), which for the exact steps of a Gaussian process
+    is -gain grad r(X_1) without discretization error. Of the N steps of a path `num_times` are drawn for an update.
     When not to use it: separated modes (it is on-policy, and forgets them); a Gaussian base with expensive energies
     (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
     """

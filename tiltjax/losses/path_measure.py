@@ -1,7 +1,7 @@
 """Losses on path measures: log w of a path under the present control, as a function of the control.
 
-On a stored path with z_k = (X_k+1 - mean_k) / std_k, log w = r(X_N) - sum_k [c_k.z_k - |c_k|^2 / 2], c_k = sqrt(clock_k) u_theta:
-differentiable in theta for any path, whichever control drew it.
+On a stored path with z_k = (X_k+1 - mean_k) / std_k, log w = r(X_N) - sum_k [c_k.z_k - |c_k|^2 / 2] with
+c_k = sqrt(clock_k) u_theta: differentiable in theta for any path, whichever control drew it.
 """
 
 from collections.abc import Callable

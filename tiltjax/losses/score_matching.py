@@ -69,8 +69,9 @@ def conditional_score_matching(
     """
     if replay.weighting is None or replay.weighting is weights.unweighted:
         raise ValueError(
-            "conditional_score_matching needs weights: without them every control is a fixed point of it (it learns to reproduce "
-            "its own samples); got an unweighted replay. Pass replay with weighting=weights.tempered(0.2) or weights.truncated."
+            "conditional_score_matching needs weights: without them every control is a fixed point of it (it learns "
+            "to reproduce its own samples); got an unweighted replay. "
+            "Pass replay with weighting=weights.tempered(0.2) or weights.truncated."
         )
     return mixture_score_matching(problem, network, times, mixture=constant(1.0), replay=replay, clip=clip)
 
@@ -109,7 +110,7 @@ def adjoint_sampling(
     replay: Replay = REPLAY._replace(weighting=None),
     clip: float = CLIP,
 ) -> Objective:
-    """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted replay buffer of its own samples.
+    """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted buffer of its own samples.
 
     The regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient steps an energy
     evaluation. When not to use it: separated modes (nothing holds on to a mode that the control forgets).

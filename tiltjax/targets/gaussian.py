@@ -32,8 +32,8 @@ def gaussian(mean: ArrayLike = (0.0, 0.0), scale: ArrayLike = 1.0, *, covariance
         if scale_.shape not in ((), (d,)):
             raise ValueError(f"got scale of shape {scale_.shape}, expected () or ({d},): a matrix goes into covariance=")
         if not (np.isfinite(scale_).all() and (scale_ > 0).all()):
-            raise ValueError(f"got scale = {scale}, expected positive standard deviations: pass scale > 0")
-        factor = np.broadcast_to(scale_, (d,))
+            raise ValueError(f"got scale = {scale_}, expected positive standard deviations: pass scale > 0")
+        factor: np.ndarray = np.broadcast_to(scale_, (d,))
         whiten, diagonal = 1.0 / factor, factor
     else:
         factor = _cholesky(np.asarray(covariance, np.float64), scale, d)
