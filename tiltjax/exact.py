@@ -34,19 +34,25 @@ def gaussian_target(process: Process, mean: Array, variance: Array) -> Exact:
 
 
 def mixture_target(process: Process, means: Array, variance: Array | float, weights: Array) -> Exact:
-    """p* = sum_k weights_k N(means_k, diag(variance)), normalized (log Z = 0).
+    """p* = sum_k weights_k N(means_k, C), normalized (log Z = 0).
 
+    `variance` is (), (d,) for C = diag(variance), or C itself, (d, d).
     h_t(x) = E[exp r(X_1) | X_t = x] = int gamma(y) / p_base(y) N(y; m, R) dy with m = Phi_t x. For one Gaussian,
     with 1/q' = 1/v - 1/s^2 and c = mean s^2 / (s^2 - v), log h = log N(m; c, R + q') up to a constant of the component;
-    mixtures add.
+    mixtures add. A full C is diagonal in its own axes, and the base is the same in all.
     Raises ValueError unless every variance is below the base's (else the formula has another sign).
     """
     gain, s = _of(process)
     residual, response = process.residual, process.response
     assert residual is not None and response is not None
-    v = jnp.broadcast_to(jnp.asarray(variance), means.shape[1:])
+    variance = jnp.asarray(variance, means.dtype)
+    axes = None
+    if variance.ndim == 2:
+        variance, axes = jnp.linalg.eigh(variance)
+        means = jnp.matmul(means, axes, precision="highest")
+    v = jnp.broadcast_to(variance, means.shape[1:])[None]  # beside means (K, d)
     if not bool(jnp.all(v < s**2)):
-        raise ValueError(f"every variance must be below the base's {s**2}; got {v}.")
+        raise ValueError(f"every variance must be below the base's {s**2}; got {v[0]}.")
     excess = v * s**2 / (s**2 - v)  # q'
     centre = means * s**2 / (s**2 - v)
     # the ratio N(y; mean, v) / N(y; 0, s^2) = constant_k N(y; centre, q')
@@ -55,8 +61,9 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     )
 
     def log_h(m: Array, rest: Array) -> Array:
+        m = m if axes is None else jnp.matmul(m, axes, precision="highest")
         var = rest + excess
-        parts = -0.5 * jnp.square(m - centre) / var - 0.5 * jnp.log(2 * jnp.pi * var)
+        parts = -0.5 * jnp.square(m[None] - centre) / var - 0.5 * jnp.log(2 * jnp.pi * var)
         return jax.nn.logsumexp(jnp.sum(parts, axis=-1) + constant + jnp.log(weights))
 
     def control(t: Array, x: Array) -> Array:

@@ -12,7 +12,8 @@ from .gmm import gmm
 _MEANS = Path(__file__).with_name("gmm40_means.npz")
 
 
-def _means(name: str) -> np.ndarray:
+def gmm40_means(name: str) -> np.ndarray:
+    """The (40, d) means of a form: "fab", "be2", "be50"."""
     with np.load(_MEANS) as means:
         return means[name]
 
@@ -27,7 +28,7 @@ def gmm40() -> Target:
 
     Source: Midgley, Stimper, Simm, Schölkopf, Hernández-Lobato 2022, arXiv 2208.01893.
     """
-    return gmm(_means("fab"), math.log1p(math.e))
+    return gmm(gmm40_means("fab"), math.log1p(math.e))
 
 
 def gmm40_be(dim: int = 2, *, threefry_partitionable: bool = False) -> Target:
@@ -45,5 +46,5 @@ def gmm40_be(dim: int = 2, *, threefry_partitionable: bool = False) -> Target:
         raise ValueError(f"got dim={dim}, expected 2 or 50, the published ones: use gmm(means) for a mixture of your own")
     if threefry_partitionable:
         # that generator numbers its draws: the means in the plane are the first 80 numbers
-        return gmm(_means("be50_partitionable").reshape(-1)[: 40 * dim].reshape(40, dim))
-    return gmm(_means(f"be{dim}"))
+        return gmm(gmm40_means("be50_partitionable").reshape(-1)[: 40 * dim].reshape(40, dim))
+    return gmm(gmm40_means(f"be{dim}"))
