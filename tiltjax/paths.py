@@ -214,7 +214,9 @@ def log_snr(process: Process, num_steps: int, resolution: float, overshoot: floa
     _check_steps(num_steps)
     last = overshoot * resolution / _scale2(process)
     levels = np.exp(np.linspace(0.0, math.log(min(last, 0.5)), num_steps))[1:]  # R_k / R_0
-    return _times(np.concatenate([[0.0], np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64), [1.0]]))
+    with jax.ensure_compile_time_eval():  # a grid is a constant, also where it is made inside `jit`
+        inner = np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64)
+    return _times(np.concatenate([[0.0], inner, [1.0]]))
 
 
 def time_at(process: Process, level: Scalar) -> Array:
@@ -236,10 +238,10 @@ def _check_steps(num_steps: int) -> None:
 
 def _times(times: np.ndarray) -> Array:
     """Rounded to the working precision; where rounding merges two times, the grid is too fine for it."""
-    rounded = jnp.asarray(times, dtype=jax.dtypes.canonicalize_dtype(float))
-    if not bool(np.all(np.diff(np.asarray(rounded)) > 0)):
+    rounded = times.astype(jax.dtypes.canonicalize_dtype(float))
+    if not np.all(np.diff(rounded) > 0):
         raise ValueError(
             f"the grid's {len(times) - 1} steps are not all positive in {rounded.dtype}: it ends nearer to t = 1 than that "
             "resolves. Use paths.linear() or paths.trigonometric() (finer near the data), fewer steps, or a larger resolution."
         )
-    return rounded
+    return jnp.asarray(rounded)

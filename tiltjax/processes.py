@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tiltjax.paths import START
 from tiltjax.types import GaussianPath, Process, Scalar
 
 GAIN_FLOOR = 1e-3
@@ -57,7 +58,7 @@ def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = N
         return path.alpha(t) / path.alpha(t1) * x1, jnp.sqrt(shared * path.rise(t, t1) / path.signal2(t1))
 
     def score(t: Array, x: Array) -> Array:
-        return -x / variance(jnp.maximum(t, 1e-12))
+        return -x / variance(jnp.maximum(t, START))  # where kappa and eta begin
 
     def velocity(t: Array, x: Array) -> Array:
         return path.kappa(t) * x + path.eta(t) * score(t, x)

@@ -1,0 +1,58 @@
+"""What several test files use: paths, toy processes, densities with known integrals, small networks."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tiltjax import networks, paths, processes, sde, weights
+
+SPREAD_START = ("linear", "trigonometric", "vp")
+
+
+def gaussian(name, shape, scale):
+    """The Gaussian process with base N(0, scale^2) on a path of each family; the noise of all varies in time."""
+    if name == "geometric":  # nu_1 = scale^2
+        ratio = 4.0
+        top = scale * np.sqrt(2 * np.log(ratio) / (1 - ratio**-2))
+        return processes.gaussian(paths.geometric(top, top / ratio), shape)
+    return processes.gaussian(getattr(paths, name)(), shape, scale)
+
+
+FAMILIES = ("linear", "trigonometric", "vp", "geometric")
+
+
+def small(problem):
+    """A control network that compiles quickly."""
+    return networks.mlp(problem, width=16, depth=1)
+
+
+def perturbed(params, key, size):
+    """Every parameter moved by noise: a network that is zero at initialization becomes a random control."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    moved = [leaf + size * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+class Draws(NamedTuple):
+    """Stored paths and their end weights."""
+
+    path: sde.Path
+    log_weight: jax.Array
+
+
+def draw(problem, control, times, key, n):
+    """n stored paths under `control`, weighted by `weights.girsanov`."""
+
+    def one(key):
+        path = sde.simulate_path(problem.process, control, times, key)
+        return Draws(path, weights.girsanov(problem.process, problem.reward, path))
+
+    return jax.vmap(one)(jax.random.split(key, n))
+
+
+def z_scores(values, expected):
+    """How many standard errors the mean over axis 0 is off."""
+    values = np.asarray(values, np.float64)
+    return (values.mean(0) - expected) / (values.std(0, ddof=1) / np.sqrt(len(values)))
