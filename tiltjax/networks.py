@@ -17,15 +17,20 @@ from tiltjax.types import Key, Network, Params, Problem
 NUM_FREQUENCIES = 16
 
 
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
+    """In the working precision (flax's own default is float32 also where x64 is enabled)."""
+    return nnx.Linear(inputs, outputs, rngs=rngs, param_dtype=jax.dtypes.canonicalize_dtype(float), **options)
+
+
 class _Residual(nnx.Module):
     """d inputs and a time embedding -> d outputs, through residual layers y + act(W y)."""
 
     def __init__(self, dim: int, width: int, depth: int, rngs: nnx.Rngs):
         features = 2 * NUM_FREQUENCIES + 1
-        self.state = nnx.Linear(dim, width, rngs=rngs)
-        self.time = nnx.Linear(features, width, rngs=rngs)
-        self.hidden = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(depth)])
-        self.out = nnx.Linear(width, dim, rngs=rngs, kernel_init=nnx.initializers.zeros)
+        self.state = _linear(dim, width, rngs)
+        self.time = _linear(features, width, rngs)
+        self.hidden = nnx.List([_linear(width, width, rngs) for _ in range(depth)])
+        self.out = _linear(width, dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, y: Array, features: Array) -> Array:
         # the time features do not depend on the particle: under vmap over particles at one time they are computed once
@@ -39,8 +44,8 @@ class _Gate(nnx.Module):
     """A time embedding -> one number a coordinate, zero at initialization."""
 
     def __init__(self, dim: int, rngs: nnx.Rngs, width: int = 64):
-        self.hidden = nnx.Linear(2 * NUM_FREQUENCIES + 1, width, rngs=rngs)
-        self.out = nnx.Linear(width, dim, rngs=rngs, kernel_init=nnx.initializers.zeros)
+        self.hidden = _linear(2 * NUM_FREQUENCIES + 1, width, rngs)
+        self.out = _linear(width, dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, features: Array) -> Array:
         return self.out(jax.nn.gelu(self.hidden(features)))

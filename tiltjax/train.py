@@ -65,7 +65,7 @@ def trainer(
             key_draw, key_loss = jax.random.split(key)
             value, gradient = jax.value_and_grad(objective.loss)(params, key_loss, draw(key_draw))
             value = jnp.where(jnp.isfinite(cumulative[-1]), value, jnp.nan)  # no particle has a weight: nothing to learn from
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             fine = jnp.isfinite(value) & jnp.isfinite(norm)
             gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30)), gradient)
             change, new_opt_state = optimizer.update(gradient, opt_state, params)
