@@ -1,0 +1,75 @@
+"""`python -m benchmarks demo | run | sweep | report | speed | ceiling`."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.cases import BUDGETS, CASES, METHODS, SUITES
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of tiltjax.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="sample GMM-40, compare with exact answers, write a picture")
+    demo.add_argument("--budget", choices=BUDGETS, default="small")
+    demo.add_argument("--out", type=Path, default=Path("demo"))
+
+    run = commands.add_parser("run", help="one case with one method: a JSON line a seed")
+    run.add_argument("case", metavar="CASE", help=", ".join(CASES))
+    run.add_argument("method", metavar="METHOD", help=", ".join(METHODS))
+    run.add_argument("--budget", choices=BUDGETS, default="small")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    run.add_argument("--out", type=Path, default=Path("results"))
+
+    sweep = commands.add_parser("sweep", help="a suite of cases and methods, then its report")
+    sweep.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    sweep.add_argument("--out", type=Path, default=Path("results"))
+
+    report = commands.add_parser("report", help="the table of a directory of results, as markdown")
+    report.add_argument("directory", type=Path, metavar="DIR")
+
+    speed = commands.add_parser("speed", help="timings against bare lax.scan, as JSON")
+    speed.add_argument("--out", type=Path, default=None)
+
+    ceiling = commands.add_parser("ceiling", help="the ESS that a time grid allows: exact control of GMM-40")
+    ceiling.add_argument("--draws", type=int, default=20_000)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options, console = parser().parse_args(arguments), Console()
+    # each command imports what it needs: the parser answers --help at once
+    if options.command == "demo":
+        from benchmarks.demo import demo
+
+        demo(options.budget, options.out, console)
+    elif options.command == "run":
+        from benchmarks import runner
+
+        runner.run(options.case, options.method, options.budget, options.seeds, options.out, console)
+    elif options.command == "sweep":
+        from benchmarks import report, runner
+
+        suite = SUITES[options.suite]
+        for case in suite.cases:
+            for method in suite.methods:
+                runner.run(case, method, suite.budget, list(suite.seeds), options.out, console)
+        report.write(options.out, console)
+    elif options.command == "report":
+        from benchmarks import report
+
+        report.write(options.directory, console)
+    elif options.command == "speed":
+        from benchmarks.speed import speed
+
+        speed(options.out, console)
+    else:
+        from benchmarks.ceiling import ceiling
+
+        ceiling(options.draws, console)
+
+
+if __name__ == "__main__":
+    main()
