@@ -55,7 +55,7 @@ def equal_dissipation(exact: Exact, key: Key, num_paths: int = 1000, num_steps: 
     """num_steps -> times whose steps have density proportional to sqrt(c(t)), c = E |du/dm gain|_F^2 / 2 on pilot paths.
 
     The log weight of a step, d log h - u.(dm / gain) + |u|^2 dt / 2, is (gain^2 / 2)(xi xi^T - I) : hess log h dt,
-    of variance c dt^2, with m = Phi X the martingale of the base and u = gain grad_m log h. sum c dt^2 at a given number of steps is
+    of variance c dt^2, with m = Phi X the martingale of the base and u = gain grad_m log h. For N steps sum c dt^2 is
     least for that density (Cauchy-Schwarz).
     """
     process = exact.problem.process
