@@ -50,17 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
 
         runner.run(options.case, options.method, options.budget, options.seeds, options.out, console)
     elif options.command == "sweep":
-        from benchmarks import report, runner
+        from benchmarks import runner
+        from benchmarks.report import write
 
         suite = SUITES[options.suite]
         for case in suite.cases:
             for method in suite.methods:
                 runner.run(case, method, suite.budget, list(suite.seeds), options.out, console)
-        report.write(options.out, console)
+        write(options.out, console)
     elif options.command == "report":
-        from benchmarks import report
+        from benchmarks.report import write
 
-        report.write(options.directory, console)
+        write(options.directory, console)
     elif options.command == "speed":
         from benchmarks.speed import speed
 

@@ -18,12 +18,14 @@ SIGMA = 30.0
 STEPS = (25, 50, 100, 200, 400)
 
 
-def ceiling(num_draws: int, console: Console, steps: tuple[int, ...] = STEPS) -> dict[str, dict[int, float]]:
+def ceiling(
+    num_draws: int, console: Console, steps: tuple[int, ...] = STEPS, pilot_paths: int = 1000
+) -> dict[str, dict[int, float]]:
     """Prints and returns {grid: {number of steps: ESS of the path weights}}."""
     exact = gmm40()
     process, resolution = exact.problem.process, exact.problem.resolution
     with console.status("pilot paths"):
-        dissipation = equal_dissipation(exact, jax.random.key(1))
+        dissipation = equal_dissipation(exact, jax.random.key(1), pilot_paths)
     grids = {
         "uniform in t": tj.paths.uniform,
         "1 - (1 - t)^2": tj.paths.power,
@@ -51,7 +53,7 @@ def gmm40() -> Exact:
     return tj.exact.mixture_target(process, means, variance, jnp.full(len(means), 1.0 / len(means), means.dtype))
 
 
-def equal_dissipation(exact: Exact, key: Key, num_paths: int = 1000, num_steps: int = 400) -> Callable[[int], Array]:
+def equal_dissipation(exact: Exact, key: Key, num_paths: int, num_steps: int = 400) -> Callable[[int], Array]:
     """num_steps -> times whose steps have density proportional to sqrt(c(t)), c = E |du/dm gain|_F^2 / 2 on pilot paths.
 
     The log weight of a step, d log h - u.(dm / gain) + |u|^2 dt / 2, is (gain^2 / 2)(xi xi^T - I) : hess log h dt,

@@ -1,0 +1,288 @@
+"""The benchmarks: metrics against slow, obvious versions, complete result lines, the demonstration at a tiny size."""
+
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tiltjax as tj
+from benchmarks import cases, ceiling, metrics, report, runner, speed
+from benchmarks.__main__ import main, parser
+from benchmarks.demo import demo
+
+QUIET = Console(quiet=True)
+DESIGN = """
+    case method seed ess log_z log_z_stderr log_z_error elbo eubo mode_total_variation energy_w2 energy_w2_floor train_seconds
+    compile_seconds energy_evaluations gradient_evaluations peak_memory_mb nonfinite_updates device revision arguments
+""".split()  # noqa: SIM905
+TINY = {
+    "num_updates": 20,
+    "num_steps": 5,
+    "sampling_steps": 10,
+    "replay": tj.Replay(num_particles=64, capacity=128, gradient_steps=10, batch_size=32, weighting=tj.weights.tempered(0.2)),
+    "network": lambda problem: tj.networks.mlp(problem, width=8, depth=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny_budget(monkeypatch):
+    monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=200, floor_pairs=2))
+
+
+# ------------------------------------------------------------------------------------------------ metrics
+
+
+def test_wasserstein_is_the_least_over_all_pairings():
+    a, b = np.random.default_rng(0).normal(size=(2, 6))
+    best = min(np.mean((a - b[list(order)]) ** 2) for order in itertools.permutations(range(6)))
+    assert metrics.wasserstein_1d(a, b) == pytest.approx(math.sqrt(best), abs=1e-12)
+
+
+def test_wasserstein_agrees_with_optimal_transport():
+    ot = pytest.importorskip("ot")
+    a, b = np.random.default_rng(1).normal(size=(2, 300)) * np.array([[1.0], [3.0]])
+    assert metrics.wasserstein_1d(a, b) == pytest.approx(math.sqrt(ot.wasserstein_1d(a, b, p=2)), abs=1e-6)
+    plan = ot.emd2([], [], ot.dist(a[:, None], b[:, None]))
+    assert metrics.wasserstein_1d(a, b) == pytest.approx(math.sqrt(plan), abs=1e-6)
+
+
+def test_wasserstein_refuses_sets_of_different_size():
+    with pytest.raises(ValueError, match=r"two vectors of one length; got shapes \(3,\) and \(2,\)"):
+        metrics.wasserstein_1d(np.zeros(3), np.zeros(2))
+
+
+def test_mode_total_variation_by_counting():
+    target = tj.targets.gmm([[-5.0, 0.0], [5.0, 0.0]], 0.5, [0.25, 0.75])
+    x = jnp.asarray([[-5.0, 0.0], [5.0, 0.1], [4.0, 0.0], [-4.0, 0.0]])
+    assert metrics.mode_total_variation(target, x) == pytest.approx(0.25)
+    weight = jnp.log(jnp.asarray([1.0, 6.0, 3.0, 2.0]))
+    assert metrics.mode_total_variation(target, x, weight) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_floor_is_what_exact_draws_score():
+    """Energies of N(0, I_2) are exponential; the floor of n draws falls about as n^(-1/2)."""
+    target = tj.targets.gaussian([0.0, 0.0])
+    assert target.sample is not None
+
+    def floor(n: int) -> float:
+        return metrics.floor(jax.random.key(0), lambda a, b: metrics.energy_w2(target, a, b), target.sample, n, 8)
+
+    assert floor(4000) < 0.5 * floor(250) < 0.2
+
+
+def test_distances_of_exact_draws_are_near_their_floors_and_of_a_lost_mode_are_not():
+    target = tj.targets.gmm()
+    assert target.sample is not None
+    x = target.sample(jax.random.key(1), 1000)
+
+    def distances(x: jax.Array) -> dict:
+        return metrics.distances(target, tj.Samples(x, jnp.zeros(len(x))), x, jax.random.key(2), 6)
+
+    fine, lost = distances(x), distances(jnp.abs(x))
+    assert tuple(fine) == metrics.DISTANCES
+    for name in ("mode_total_variation", "energy_w2"):
+        assert fine[name] < 5 * fine[f"{name}_floor"]
+    assert lost["mode_total_variation"] == pytest.approx(0.5, abs=0.01)
+    assert lost["mode_entropy"] < 0.01 < 0.99 < fine["mode_entropy"]
+
+
+def test_distances_without_reference_draws_are_none():
+    target = tj.Target(lambda x: -jnp.sum(x**2), (2,))
+    x = jnp.zeros((10, 2))
+    values = metrics.distances(target, tj.Samples(x, jnp.zeros(10)), x, jax.random.key(0), 2)
+    assert set(values.values()) == {None}
+
+
+# ------------------------------------------------------------------------------------- the exact control's ceiling
+
+
+@pytest.mark.parametrize("scale", [jnp.asarray([3.0, 5.0]), jnp.asarray([[3.0, 0.0], [2.0, 4.0]])], ids=["diagonal", "matrix"])
+def test_the_ceiling_is_that_of_the_whitened_problem(scale):
+    """The exact control's problem has the reward of the sampler's own, in the sampler's coordinates."""
+    components = cases.Components(jnp.asarray([[-4.0, 1.0], [2.0, 3.0], [0.0, -2.0]]), 0.25)
+    target = tj.targets.gmm(components.means, math.sqrt(components.variance))
+    affine = tj.problems.Affine(jnp.asarray([1.0, -1.0]), scale)
+    process = tj.processes.gaussian(tj.paths.linear(), (2,), 1.3)
+    problem = tj.problems.sampling(target, process, resolution=0.01, affine=affine)
+
+    def grid(n: int) -> jax.Array:
+        return tj.paths.log_snr(process, n, 0.01)
+
+    sampler = tj.sampling.sampler(problem, tj.networks.zero(problem), (), grid, num_steps=100)
+    perfect = runner.exact_sampler(sampler, components)
+    draws = perfect.sample(jax.random.key(0), 2000)
+    assert tj.diagnostics.ess(draws.log_weight) > 0.7
+    estimate = tj.diagnostics.log_z(draws.log_weight)
+    assert abs(estimate.value) < 5 * estimate.stderr
+    inverse = jnp.linalg.inv(scale if scale.ndim == 2 else jnp.diag(scale))
+    exact = tj.exact.mixture_target(
+        process, jax.vmap(affine.inverse)(components.means), 0.25 * inverse @ inverse.T, jnp.full(3, 1 / 3)
+    )
+    for x in jax.random.normal(jax.random.key(1), (5, 2)):
+        assert exact.problem.reward(x) == pytest.approx(float(problem.reward(x)), abs=1e-9)
+
+
+def test_a_full_covariance_is_the_gradient_of_the_marginal():
+    """u* = gain grad_m log h, h_t(m) = E[exp r(m + sqrt(R) xi)] by Gauss-Hermite quadrature."""
+    process = tj.processes.gaussian(tj.paths.geometric(2.0, 0.3), (2,))
+    covariance = jnp.asarray([[0.3, 0.15], [0.15, 0.2]])
+    means, weights = jnp.asarray([[0.8, -0.2], [-0.5, 0.4]]), jnp.asarray([0.3, 0.7])
+    exact = tj.exact.mixture_target(process, means, covariance, weights)
+    node, mass = np.polynomial.hermite_e.hermegauss(60)
+    nodes = jnp.asarray(np.stack(np.meshgrid(node, node), -1).reshape(-1, 2))
+    masses = jnp.asarray(np.outer(mass, mass).reshape(-1))
+    t, x = jnp.asarray(0.3), jnp.asarray([0.4, -0.7])
+
+    def log_h(m: jax.Array) -> jax.Array:
+        return jnp.log(
+            jnp.sum(masses * jnp.exp(jax.vmap(exact.problem.reward)(m[None] + jnp.sqrt(process.residual(t)) * nodes)))
+        )
+
+    expected = process.gain(t) * jax.grad(log_h)(process.response(t) * x)
+    np.testing.assert_allclose(exact.control(t, x), expected, rtol=1e-6)
+
+
+def test_the_table_of_ceilings_orders_the_grids():
+    table = ceiling.ceiling(1500, QUIET, steps=(50,), pilot_paths=50)
+    uniform, power, log_snr, dissipation = (row[50] for row in table.values())
+    assert uniform < power < log_snr
+    assert dissipation > 0.95 * log_snr
+
+
+# -------------------------------------------------------------------------------- runs, reports, the demonstration
+
+
+def test_every_key_of_a_line_is_there():
+    assert set(DESIGN) <= set(runner.KEYS)
+
+
+@pytest.mark.float32
+def test_the_demonstration_writes_its_files(tmp_path, capsys):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as it is run
+        line = demo("smoke", tmp_path, Console(width=100), **TINY)
+    assert set(line) == set(runner.KEYS)
+    assert (tmp_path / "demo.png").stat().st_size > 20_000
+    with np.load(tmp_path / "samples.npz") as samples:
+        assert samples["x"].shape == samples["resampled"].shape == (200, 2)
+        assert samples["log_weight"].shape == (200,)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) == set(runner.KEYS)
+    missing = {name for name, value in result.items() if value is None} - {"revision"}
+    assert not missing, f"null in the demonstration: {missing}"
+    assert 0 < result["ess"] <= 1 and 0 < result["ess_ceiling"] <= 1
+    assert result["arguments"]["num_updates"] == 20
+    assert result["arguments"]["loss"] == "minimum_variance"
+    assert "the grid's ceiling" in capsys.readouterr().out
+
+
+@pytest.mark.float32
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    calls = []
+
+    def trial(case, method, seed, budget, *, console):
+        calls.append(seed)
+        return runner.Trial(None, None, None, _line(case=case, method=method, seed=seed, budget=budget, ess=float("nan")))
+
+    monkeypatch.setattr(runner, "trial", trial)
+    runner.run("gmm40", "default", "smoke", [0, 1], tmp_path, QUIET)
+    runner.run("gmm40", "default", "smoke", [0, 1, 2], tmp_path, QUIET)
+    assert calls == [0, 1, 2]
+    lines = list(runner.read(tmp_path))
+    assert [line["seed"] for line in lines] == [0, 1, 2]
+    assert lines[0]["ess"] is None  # NaN is not JSON
+
+
+@pytest.mark.parametrize("arguments", [("nothing", "default"), ("gmm40", "nothing")])
+def test_unknown_names_are_refused_with_those_known(arguments, tmp_path):
+    with pytest.raises(SystemExit, match=r"there is no \w+ 'nothing'; there are: "):
+        runner.run(*arguments, "smoke", [0], tmp_path, QUIET)
+
+
+def test_the_report_has_medians_over_seeds_and_their_spread(tmp_path):
+    lines = [
+        _line(seed=0, ess=0.5),
+        _line(seed=1, ess=0.9),
+        _line(seed=2, ess=0.6),
+        _line(method="log_variance", energy_w2=None),
+    ]
+    (tmp_path / runner.RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = report.write(tmp_path, QUIET)
+    assert (tmp_path / "report.md").read_text() == text
+    head, rule, default, other = text.splitlines()[:4]
+    widths = {row.count("|") for row in (head, rule, default, other)}
+    assert widths == {len(report.COLUMNS) + 5}
+    assert default.startswith("| gmm40 | default | smoke | 3 | 0.600 (0.500 to 0.900) |")
+    cells = dict(zip(head.split(" | "), other.split(" | "), strict=True))
+    assert cells["energy W2 raw"] == "-"
+    assert cells["ESS"] == "0.700"
+
+
+def test_a_report_of_nothing_says_what_to_run(tmp_path):
+    with pytest.raises(SystemExit, match="python -m benchmarks run CASE METHOD"):
+        report.write(tmp_path, QUIET)
+
+
+def test_cases_name_targets_that_agree_with_their_components():
+    for name, case in cases.CASES.items():
+        target = case.target()
+        assert set(case.overrides) <= {"all", *cases.METHODS}, name
+        if case.components is None:
+            continue
+        means, variance = case.components()
+        x = means[3] + 0.3
+        own = jnp.mean(jnp.exp(-0.5 * jnp.sum((x[None] - means) ** 2, 1) / variance)) / (2 * math.pi * variance) ** (x.size / 2)
+        assert float(target.log_density(x)) == pytest.approx(float(jnp.log(own)), abs=1e-9)
+
+
+def test_suites_are_of_known_cases_and_methods():
+    for suite in cases.SUITES.values():
+        assert set(suite.cases) <= set(cases.CASES)
+        assert set(suite.methods) <= set(cases.METHODS)
+        assert suite.budget in cases.BUDGETS
+    assert cases.fit_arguments("gmm40", "log_variance", "small") == {"loss": tj.losses.log_variance}
+
+
+@pytest.mark.parametrize(
+    "words", ["demo --budget smoke", "run gmm40 default --seeds 0 1", "sweep quick", "report x", "speed", "ceiling"]
+)
+def test_the_command_line_reads(words):
+    assert parser().parse_args(words.split()).command == words.split()[0]
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("demo", "run", "sweep", "report", "speed", "ceiling"))
+
+
+# ------------------------------------------------------------------------------------------------------- speed
+
+
+@pytest.mark.float32
+def test_the_bare_scan_is_the_same_arithmetic():
+    """Else the ratios compare two different things."""
+    problem, network, (params, keys), times = speed._setting(speed.Size(3, 1, 8), 4, 6)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    ours = jax.vmap(speed.diffrax_end(problem, network, times), (None, 0))(params, keys)
+    for remat in (False, True):
+        bare = jax.vmap(speed.bare_end(problem, network, times, remat), (None, 0))(params, keys)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, bare)
+
+
+@pytest.mark.float32
+def test_a_comparison_has_its_figures():
+    for measure in (speed.simulation, speed.gradient):
+        record = measure(speed.Size(2, 1, 8), 4, 3, 0.0).record()
+        assert all(np.isfinite(value) and value >= 0 for value in record.values())
+        assert record["memory_ratio"] <= 1.5
+
+
+def _line(**changes) -> dict:
+    line = dict.fromkeys(runner.KEYS, 0.5) | {"case": "gmm40", "method": "default", "seed": 0, "budget": "smoke", "ess": 0.7}
+    return line | {"device": "cpu", "revision": "abc", "arguments": {}} | changes
