@@ -1,6 +1,17 @@
 """Strictness for every test: x64, no silent promotion; `pytest.mark.float32` goes without x64."""
 
+import importlib.metadata
+import os
 from collections.abc import Iterator
+
+# Tests are many small programs, most of whose time is compilation: a fifth of it, for code that runs somewhat slower.
+# (A Python loop under `jit` may take minutes with these: write a scan.) XLA ends the process at a flag that it does not know,
+# so they are set for the versions where they were tried.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+    )
 
 import jax
 import pytest

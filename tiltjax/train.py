@@ -68,7 +68,8 @@ def trainer(
             norm = optax.tree.norm(gradient)
             fine = jnp.isfinite(value) & jnp.isfinite(norm)
             gradient = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30)), gradient)
-            change, new_opt_state = optimizer.update(gradient, opt_state, params)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+                change, new_opt_state = optimizer.update(gradient, opt_state, params)
             new_params: Any = optax.apply_updates(params, change)
             new_mean = jax.tree.map(lambda a, b: average * a + (1 - average) * b, mean, new_params)
             kept = _where(fine, (new_params, new_mean, new_opt_state), carry)

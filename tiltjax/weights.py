@@ -149,5 +149,5 @@ def resample(key: Key, log_weight: Array, num: int) -> Array:
     Source: Kitagawa (1996); Douc & Cappe (2005), arXiv cs/0507025.
     """
     edges = jnp.cumsum(normalize(log_weight))
-    points = (jnp.arange(num) + jax.random.uniform(key)) / num * edges[-1]
+    points = (jnp.arange(num, dtype=edges.dtype) + jax.random.uniform(key, dtype=edges.dtype)) / num * edges[-1]
     return jnp.clip(jnp.searchsorted(edges, points), 0, log_weight.size - 1)
