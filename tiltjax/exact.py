@@ -45,7 +45,7 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     gain, s = _of(process)
     residual, response = process.residual, process.response
     assert residual is not None and response is not None
-    variance = jnp.asarray(variance, means.dtype)
+    means, variance, weights = (jnp.asarray(v, jax.dtypes.canonicalize_dtype(float)) for v in (means, variance, weights))
     axes = None
     if variance.ndim == 2:
         variance, axes = jnp.linalg.eigh(variance)
