@@ -24,7 +24,8 @@ def trainer(
 
     The gradient's global norm is cut at `max_norm` (inf: never) and the cuts are counted. An update with a non-finite loss or
     gradient is skipped and counted; a particle with a non-finite label or weight is kept out of the loss and counted.
-    `average` is the decay of the averaged parameters, which are the ones to sample with.
+    `average` is the decay of the averaged parameters, which are the ones to sample with; after k updates it is
+    (1 + k) / (10 + k) where that is less.
     """
     replay = objective.replay if replay is None else replay
     _check(replay, max_norm)
@@ -58,10 +59,13 @@ def trainer(
         cumulative = _cumulative(log_weight, replay)
 
         def draw(key: Key) -> Any:
-            return batch.data if buffer is None else buffer.sample(held, key, replay.batch_size, cumulative).data
+            return _whole(batch) if buffer is None else buffer.sample(held, key, replay.batch_size, cumulative).data
 
-        def update(carry: tuple[Learned, Learned, Any], key: Key) -> tuple[tuple[Learned, Learned, Any], tuple[Array, Array]]:
-            params, mean, opt_state = carry
+        def update(
+            carry: tuple[Learned, Learned, Any], given: tuple[Key, Array]
+        ) -> tuple[tuple[Learned, Learned, Any], tuple[Array, Array]]:
+            (params, mean, opt_state), (key, count) = carry, given
+            decay = jnp.minimum(average, (1.0 + count) / (10.0 + count))  # a short run is not an average with its start
             key_draw, key_loss = jax.random.split(key)
             value, gradient = jax.value_and_grad(objective.loss)(params, key_loss, draw(key_draw))
             value = jnp.where(jnp.isfinite(cumulative[-1]), value, jnp.nan)  # no particle has a weight: nothing to learn from
@@ -71,14 +75,14 @@ def trainer(
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
                 change, new_opt_state = optimizer.update(gradient, opt_state, params)
             new_params: Any = optax.apply_updates(params, change)
-            new_mean = jax.tree.map(lambda a, b: average * a + (1 - average) * b, mean, new_params)
+            new_mean = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, mean, new_params)
             kept = _where(fine, (new_params, new_mean, new_opt_state), carry)
             return kept, (value, norm)
 
         start = (state.params, state.average, state.opt_state)
-        (params, mean, opt_state), (values, norms) = jax.lax.scan(
-            update, start, jax.random.split(key_fit, replay.gradient_steps)
-        )
+        steps = replay.gradient_steps
+        counts = (state.round * steps + jnp.arange(steps, dtype=jnp.int32)).astype(jax.dtypes.canonicalize_dtype(float))
+        (params, mean, opt_state), (values, norms) = jax.lax.scan(update, start, (jax.random.split(key_fit, steps), counts))
         after = TrainState(state.key, state.round + 1, params, mean, opt_state, held)
         return after, _metrics(objective.weighted, batch, bad, values, norms, max_norm)
 
@@ -98,6 +102,14 @@ def _clean(batch: Batch) -> tuple[Batch, Array]:
 
     data = jax.tree.map(blank, batch.data)
     return Batch(data, jnp.where(lost, -jnp.inf, batch.log_weight), batch.clipped), jnp.sum(bad, axis=1)
+
+
+def _whole(batch: Batch) -> Any:
+    """The data of a batch that is used whole: a lost particle's place is taken by one that is not."""
+    good = jnp.isfinite(batch.log_weight)
+    place = jnp.arange(good.size)
+    index = jnp.where(good, place, jnp.argsort(~good)[place % jnp.maximum(jnp.sum(good), 1)])
+    return jax.tree.map(lambda leaf: leaf[index], batch.data)
 
 
 def _bad(leaf: Array) -> Array:
@@ -121,7 +133,7 @@ def _metrics(weighted: bool, batch: Batch, bad: Array, values: Array, norms: Arr
         log_z=jnp.where(weighted, jax.nn.logsumexp(batch.log_weight) - jnp.log(n), jnp.nan),
         ess=jnp.where(known, weights.ess(batch.log_weight), jnp.nan),
         gradient_norm=jnp.mean(norms, where=~skipped),
-        clipped_updates=jnp.sum(norms > max_norm),
+        clipped_updates=jnp.sum(~skipped & (norms > max_norm)),
         nonfinite_updates=jnp.sum(skipped),
         clipped_particles=jnp.sum(batch.clipped),
         nonfinite_particles=jnp.sum(~jnp.isfinite(batch.log_weight)),
@@ -151,6 +163,11 @@ def _check(replay: Replay, max_norm: float) -> None:
         raise ValueError(
             "a replay buffer needs a capacity that is a multiple of num_particles, and a positive batch_size; "
             f"got capacity={replay.capacity}, num_particles={replay.num_particles}, batch_size={replay.batch_size}."
+        )
+    if replay.weighting is not None and not replay.capacity:
+        raise ValueError(
+            "a weighting needs a replay buffer to draw from; got capacity=0, where the batch is used whole. Pass "
+            "Replay(..., capacity=, batch_size=, weighting=), or leave weighting out."
         )
     if not max_norm > 0:
         raise ValueError(f"max_norm is the largest gradient norm and must be positive (inf: no clipping); got {max_norm}.")
