@@ -5,7 +5,8 @@ X_1 ~ p*, of either of
     A = (X_1 - m) / R          conditional (variance -> infinity as t -> 1)
     B = grad r(X_1)            novel (finite variance at every t; the lean adjoint of a Gaussian base)
 hence of every gamma A + (1 - gamma) B. All forms here are this one with a gamma; target score matching is
-gamma = -beta^2 / (alpha^2 s^2). Loss: E[ (R + q) |g_theta - gamma A - (1 - gamma) B|^2 ], R uniform in its logarithm.
+gamma = -beta^2 / (alpha^2 s^2). Loss: E[ (R + q) |g_theta - gamma A - (1 - gamma) B|^2 / max(1, 1 - gamma)^2 ], R uniform in
+its logarithm.
 
 X_1 ~ p* is reached by weights of the stored path, or on-policy as the fixed point (then gamma < 1 is needed: with
 gamma = 1 every control reproduces itself). Problems without a Gaussian base are refused.
@@ -48,7 +49,8 @@ def mixture_score_matching(
         gamma = mixture.weight(params.extra, t)
         target = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
         g = network.apply(params.control, t, x) / gain
-        return jnp.sum((residual + problem.resolution) * jnp.square(g - target))
+        scale = jnp.maximum(1.0, 1 - gamma)  # below gamma = 0 the target is extrapolated, and its variance with it
+        return jnp.sum((residual + problem.resolution) * jnp.square((g - target) / scale))
 
     def loss(params: Learned, key: Key, data: EndPoints) -> Array:
         keys = jax.random.split(key, data.x.shape[0])
@@ -81,7 +83,8 @@ def target_score_matching(
 ) -> Objective:
     """gamma = -beta^2 / (alpha^2 s^2), s* = E[grad log p*(X_1) | X_t] / alpha: its variance is infinite as t -> 0.
 
-    gamma is bounded at -GAMMA_MAX to keep the loss finite there. When not to use it: broad targets with narrow modes.
+    gamma is bounded at -GAMMA_MAX, and the loss weighted by 1 / (1 - gamma)^2, for that. When not to use it: broad targets with
+    narrow modes.
     """
     path, scale = problem.process.path, problem.process.scale
 

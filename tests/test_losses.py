@@ -1,0 +1,269 @@
+"""The contract of every loss, found through `losses.__all__`: a sane objective, no slope at the exact control, training."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support import gaussian, small, z_scores
+
+from tiltjax import diagnostics, exact, losses, paths, problems, run, sampling, sde, targets, train, weights
+from tiltjax.losses import collect, score_matching
+from tiltjax.losses.adjoint_matching import Labelled
+from tiltjax.types import Learned, Network, Replay
+
+SCALE = 1.5
+REGRESSIONS = {  # on weighted or replayed end points
+    "adjoint_sampling",
+    "conditional_score_matching",
+    "minimum_variance",
+    "mixture_score_matching",
+    "novel_score_matching",
+    "target_score_matching",
+}
+# few and small: what is tested is the arithmetic
+BUFFERED = Replay(256, 512, 30, 128, weights.tempered(0.3))
+REPLAYS = {name: BUFFERED for name in REGRESSIONS} | {
+    "adjoint_sampling": BUFFERED._replace(weighting=None),
+    "adjoint_matching": Replay(256, 256, 4, 128),
+}
+
+
+def make(name, problem, network, times):
+    return getattr(losses, name)(problem, network, times, replay=REPLAYS.get(name, Replay(256)))
+
+
+@pytest.fixture(params=losses.__all__)
+def name(request):
+    return request.param
+
+
+# -------------------------------------------------------------------------------------- a slope of zero
+
+CENTRES = jnp.asarray([[-0.8, 0.3], [0.7, -0.5]])
+VARIANCE = jnp.asarray([0.15, 0.4])
+
+
+class Nearby(NamedTuple):
+    """An exact tilt, and the controls around its own: u* + gain (p0 + p1 m + p2 |m|^2 R), zero parameters at u*."""
+
+    truth: exact.Exact
+    network: Network
+    params: tuple
+
+
+def nearby(process, truth) -> Nearby:
+    def apply(params, t, x):
+        m, rest = process.response(t) * x, process.residual(t) / process.scale**2
+        change = params[0] + params[1] * m + params[2] * jnp.sum(jnp.square(m)) * rest
+        return truth.control(t, x) + process.gain(t) * change
+
+    zero = (jnp.zeros(2), jnp.zeros(()), jnp.zeros(2))
+    return Nearby(truth, Network(lambda key: zero, apply), zero)
+
+
+@functools.cache
+def mixture(family) -> Nearby:
+    process = gaussian(family, (2,), SCALE)
+    return nearby(process, exact.mixture_target(process, CENTRES, VARIANCE, jnp.asarray([0.7, 0.3])))
+
+
+def draw_mixture(key, n):
+    return targets.gmm(CENTRES, np.broadcast_to(np.sqrt(VARIANCE), (2, 2)), [0.7, 0.3]).sample(key, n)
+
+
+def slopes(objective, params, data_of):
+    """The gradient for each of 400 small batches, by parameter: (400, 5)."""
+
+    @jax.jit
+    def all_of_them(keys):
+        def one(key):
+            key_data, key_loss = jax.random.split(key)
+            grads = jax.grad(objective.loss)(params, key_loss, data_of(key_data))
+            return jnp.concatenate([jnp.atleast_1d(g) for g in grads.control])
+
+        return jax.lax.map(one, keys, batch_size=50)
+
+    return np.asarray(all_of_them(jax.random.split(jax.random.key(1), 400)))
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSIONS))
+def test_regressions_on_draws_of_the_target_have_no_slope_at_the_exact_control(name):
+    near = mixture("linear")
+    objective = make(name, near.truth.problem, near.network, paths.uniform(4))
+    params = Learned(near.params, objective.init())
+
+    def data(key):
+        x = draw_mixture(key, 64)
+        return collect.EndPoints(x, jax.vmap(jax.grad(near.truth.problem.reward))(x))
+
+    found = slopes(objective, params, data)
+    assert np.isfinite(found).all() and (found.std(0) > 0).all()
+    assert np.abs(z_scores(found, 0.0)).max() < 5
+    # and a slope away from it: the test could have failed
+    away = slopes(objective, Learned((near.params[0] + 0.3, *near.params[1:]), params.extra), data)
+    assert np.abs(z_scores(away, 0.0)).max() > 5
+
+
+def test_adjoint_matching_on_paths_of_the_tilt_has_no_slope_at_the_exact_control():
+    """Noising paths from draws of the target are paths of the tilt; the lean adjoint is that of `collect`."""
+    near, times = mixture("geometric"), paths.power(6)
+    problem = near.truth.problem
+    objective = losses.adjoint_matching(problem, near.network, times, num_times=6)
+
+    def data(key):
+        def one(key, x):
+            path = sde.simulate_backward(problem.process, near.truth.control, times, key, x)
+            adjoint = sde.lean_adjoint(problem.process, path, -jax.grad(problem.reward)(x))
+            return Labelled(path.x[:-1], -jax.vmap(problem.process.gain)(times[:-1])[:, None] * adjoint[-1:])
+
+        key, key_end = jax.random.split(key)
+        return jax.vmap(one)(jax.random.split(key, 64), draw_mixture(key_end, 64))
+
+    params = Learned(near.params, None)
+    assert np.abs(z_scores(slopes(objective, params, data), 0.0)).max() < 5
+    away = Learned((near.params[0] + 0.3, *near.params[1:]), None)
+    assert np.abs(z_scores(slopes(objective, away, data), 0.0)).max() > 5
+
+
+@pytest.mark.parametrize("name", ["adjoint_matching", "log_variance", "relative_entropy", "trajectory_balance"])
+def test_losses_on_paths_have_no_slope_at_the_control_of_the_linear_tilt(name):
+    """Exact steps, time-varying noise: their own paths, and log w without spread."""
+    process = gaussian("geometric", (2,), SCALE)
+    truth = exact.linear_tilt(process, jnp.asarray([0.5, -0.8]))
+    near, times = nearby(process, truth), paths.power(6)
+    options = {"log_z": float(truth.log_z)} if name == "trajectory_balance" else {}
+    objective = getattr(losses, name)(truth.problem, near.network, times, **options)
+    params = Learned(near.params, objective.init())
+    found = slopes(objective, params, lambda key: objective.collect(params, key, 16).data)
+    if name == "relative_entropy":
+        assert (found.std(0) > 0).all() and np.abs(z_scores(found, 0.0)).max() < 5
+    else:
+        np.testing.assert_allclose(found, 0.0, atol=1e-9)
+    # the path of one control, the slope of another
+    away = Learned((near.params[0] + 0.3, *near.params[1:]), params.extra)
+    moved = slopes(objective, away, lambda key: objective.collect(params, key, 16).data)
+    assert np.abs(moved.mean(0)).max() > 1e-3
+
+
+def test_log_weights_of_the_losses_are_those_of_the_paths():
+    """On its own paths the log weight that `trajectory_balance` differentiates is `weights.girsanov`."""
+    near, times = mixture("linear"), paths.power(6)
+    objective = losses.trajectory_balance(near.truth.problem, near.network, times, log_z=0.4, rate=2.0)
+    params = Learned(near.params, jnp.asarray(0.1))
+    batch = objective.collect(params, jax.random.key(0), 50)
+    value = objective.loss(params, jax.random.key(1), batch.data)
+    assert float(value) == pytest.approx(float(jnp.mean((batch.log_weight - 0.6) ** 2)), rel=1e-9)
+    variance = losses.log_variance(near.truth.problem, near.network, times)
+    value = variance.loss(params, jax.random.key(1), batch.data)
+    assert float(value) == pytest.approx(float(jnp.var(batch.log_weight, ddof=1)), rel=1e-9)
+
+
+# ----------------------------------------------------------------------------------- the contract, trained
+
+
+class Easy(NamedTuple):
+    problem: object
+    network: Network
+    times: jax.Array
+    draw: object
+
+
+@functools.cache
+def easy() -> Easy:
+    """An unnormalized Gaussian, log Z = 1.3, where 0.58 is the ESS of no control."""
+    normal = targets.gaussian([0.6, -0.4], [0.8, 1.1])
+    target = normal._replace(log_density=lambda x: normal.log_density(x) + 1.3, log_z=1.3)
+    problem = problems.sampling(target, gaussian("linear", (2,), SCALE), resolution=0.3)
+    network, times = small(problem), paths.log_snr(gaussian("linear", (2,), SCALE), 10, 0.3)
+    sampler = sampling.sampler(problem, network, None, lambda n: paths.log_snr(problem.process, n, 0.3))
+    return Easy(problem, network, times, lambda params, key: sampler._replace(params=params).sample(key, 4000, num_steps=40))
+
+
+def test_contract_and_short_training(name):
+    """Finite, differentiable, the same for the same key; and a short training that raises the ESS and keeps log Z right."""
+    problem, network, times, draw = easy()
+    objective = make(name, problem, network, times)
+    updates = 240
+    trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
+    done = run.run(trainer, jax.random.key(0), updates // objective.replay.gradient_steps, chunk=4, progress=False)
+    again = trainer.init(jax.random.key(0)), trainer.init(jax.random.key(0))
+    for a, b in zip(*map(jax.tree.leaves, again), strict=True):
+        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(a, b)
+    history = done.history
+    assert np.isfinite(history.loss).all() and np.isfinite(history.gradient_norm).all() and (history.gradient_norm > 0).all()
+    assert int(jnp.sum(history.nonfinite_updates)) == int(jnp.sum(history.nonfinite_particles)) == 0
+    assert np.isfinite(history.ess).all() == objective.weighted
+    before = draw(network.init(jax.random.key(0)), jax.random.key(1))
+    after = draw(done.state.average.control, jax.random.key(1))
+    ess = float(diagnostics.ess(before.log_weight)), float(diagnostics.ess(after.log_weight))
+    print(name, ess)
+    assert ess[1] > max(0.75, ess[0] + 0.1)
+    log_z = diagnostics.log_z(after.log_weight)
+    assert abs(float(log_z.value) - 1.3) < 5 * float(log_z.stderr)
+    elbo = diagnostics.elbo(after.log_weight)
+    assert 1.3 - 0.3 < float(elbo.value) < 1.3 + 5 * float(elbo.stderr)
+
+
+def test_the_learned_mixture_finds_the_targets_own_scale():
+    """For N(mean, v) the regression's gamma = R / (R + q') goes to 1/q' = 1/v - 1/s^2, by time bin and coordinate."""
+    process = gaussian("geometric", (2,), SCALE)
+    variance = jnp.asarray([0.1, 0.6])
+    truth = exact.gaussian_target(process, jnp.asarray([0.5, -0.5]), variance)
+    near = nearby(process, truth)
+    objective = losses.minimum_variance(truth.problem, near.network, paths.uniform(4), bins=6)
+    optimizer = optax.adam(2e-3)
+
+    @jax.jit
+    def learn(key):
+        def update(carry, key):
+            extra, opt_state = carry
+            x = jnp.asarray([0.5, -0.5])[None] + jnp.sqrt(variance)[None] * jax.random.normal(key, (256, 2))
+            data = collect.EndPoints(x, jax.vmap(jax.grad(truth.problem.reward))(x))
+            slope = jax.grad(lambda extra: objective.loss(Learned(near.params, extra), key, data))(extra)
+            with jax.numpy_dtype_promotion("standard"):
+                change, opt_state = optimizer.update(slope, opt_state)
+            return (optax.apply_updates(extra, change), opt_state), None
+
+        extra = objective.init()
+        (extra, _), _ = jax.lax.scan(update, (extra, optimizer.init(extra)), jax.random.split(key, 600))
+        weight = score_matching.learned(truth.problem, 6).weight
+        times = paths.time_at(process, jnp.exp(jnp.linspace(-0.2, jnp.log(0.3 * 0.1 / SCALE**2) + 0.2, 12)))
+        return times, jax.vmap(lambda t: weight(extra, t))(times)
+
+    times, gamma = learn(jax.random.key(0))
+    scale = 1 / (1 / variance - 1 / SCALE**2)
+    residual = jax.vmap(process.residual)(times)[:, None]
+    np.testing.assert_allclose(gamma, residual / (residual + scale[None]), atol=0.02)
+
+
+def test_adjoint_matching_takes_a_base_known_by_its_drift_alone():
+    """A process without density, response or residual is not refused, and its lean adjoint is labelled by its own steps."""
+    process = gaussian("linear", (2,), SCALE)
+    known = exact.linear_tilt(process, jnp.asarray([0.5, -0.8]))
+    blind = process._replace(log_density=None, response=None, residual=None, gain=None, scale=None)
+    problem = problems.tilt(blind, known.problem.reward)
+    network = Network(lambda key: (), lambda params, t, x: known.control(t, x))
+    objective = losses.adjoint_matching(problem, network, paths.power(5))
+    batch = objective.collect(Learned((), None), jax.random.key(0), 8)
+    assert float(objective.loss(Learned((), None), jax.random.key(1), batch.data)) < 1e-20
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSIONS))
+def test_what_needs_a_gaussian_base_says_so(name):
+    process = gaussian("linear", (2,), SCALE)
+    blind = problems.tilt(process._replace(log_density=None, response=None, residual=None, gain=None, scale=None), jnp.sum)
+    with pytest.raises(ValueError, match=r"needs a Gaussian process; got one known by .* Use adjoint_matching\."):
+        make(name, blind, Network(lambda key: (), lambda params, t, x: x), paths.uniform(4))
+
+
+@pytest.mark.parametrize("weighting", [None, weights.unweighted])
+def test_unweighted_conditional_score_matching_is_refused_with_the_reason(weighting):
+    problem, network, times, _ = easy()
+    replay = BUFFERED._replace(weighting=weighting)
+    with pytest.raises(ValueError, match=r"every control is a fixed point.*got an unweighted replay.*weights\.truncated"):
+        losses.conditional_score_matching(problem, network, times, replay=replay)
