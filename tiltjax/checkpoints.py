@@ -37,18 +37,15 @@ class Store:
         step = self.manager.latest_step()
         if step is None:
             return None
-        identity = self.manager.restore(step, args=self._args.StandardRestore())["identity"]
+        tree = self.manager.restore(step, args=self._args.StandardRestore())
         expected = _identity(shape, key, num_rounds)
-        if int(identity) != int(expected):
+        if int(tree["identity"]) != int(expected):
             raise ValueError(
                 f"the checkpoint in {self.directory} is of another run (other key, network, loss settings or number of "
                 "rounds), so going on from it would not give the result of an unbroken run. Pass an empty directory, or the "
                 "arguments that it was made with."
             )
-        history = {name: np.zeros((step,), dtype) for name, dtype in _metric_types().items()}
-        template = {"state": _plain(shape), "history": history, "identity": expected}
-        tree = self.manager.restore(step, args=self._args.StandardRestore(template))
-        return _typed(tree["state"], shape), [Metrics(**tree["history"])]
+        return _typed(tree["state"], shape), [Metrics(**{name: jnp.asarray(leaf) for name, leaf in tree["history"].items()})]
 
 
 def open_store(directory: str | pathlib.Path) -> Store:
@@ -106,15 +103,7 @@ def load_arrays(directory: str | pathlib.Path, like: Any) -> Any:
 def _plain(tree: Any) -> Any:
     """As nested dicts and lists of arrays that orbax keeps: typed keys as their words."""
     leaves = jax.tree.leaves(tree)
-    return {str(i): jax.random.key_data(leaf) if is_key(leaf) else _spec(leaf) for i, leaf in enumerate(leaves)}
-
-
-def _spec(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        return np.zeros(leaf.shape, leaf.dtype)
-    return leaf
+    return {str(i): jax.random.key_data(leaf) if is_key(leaf) else leaf for i, leaf in enumerate(leaves)}
 
 
 def _typed(plain: dict[str, Any], shape: Any) -> Any:
@@ -130,9 +119,4 @@ def _identity(state: Any, key: Key, num_rounds: int) -> np.ndarray:
     """A number of the run: its key, its length, and the shapes of all that it holds."""
     shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(state)]
     text = f"{np.asarray(jax.random.key_data(key)).tolist()} {num_rounds} {shapes}"
-    return np.asarray(zlib.crc32(text.encode()), np.int64)
-
-
-def _metric_types() -> dict[str, np.dtype]:
-    floating = ("loss", "log_z", "ess", "gradient_norm")
-    return {name: jax.dtypes.canonicalize_dtype(float) if name in floating else np.dtype("int32") for name in Metrics._fields}
+    return np.asarray(zlib.crc32(text.encode()), np.uint32)

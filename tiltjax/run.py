@@ -40,15 +40,15 @@ def run(
     """
     num_chunks = -(-num_rounds // chunk)
     store = None if checkpoint is None else checkpoints.open_store(checkpoint)
-    began = time.perf_counter()
     shape = jax.eval_shape(trainer.init, key)
+    found = None if store is None else store.restore(shape, key, num_chunks * chunk)
+    began = time.perf_counter()
     advance = (
         jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
         .lower(shape)
         .compile()
     )
     compiled = time.perf_counter()
-    found = None if store is None else store.restore(shape, key, num_chunks * chunk)
     state, history = (jax.jit(trainer.init)(key), []) if found is None else found
     jax.block_until_ready(state)
     started = saved = time.perf_counter()
