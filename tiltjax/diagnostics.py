@@ -52,7 +52,7 @@ def expectation(values: Array, log_weight: Array) -> Estimate:
     w = weights.normalize(_checked(log_weight))
     w = w.reshape(-1, *(1,) * (values.ndim - 1))
     mean = jnp.sum(w * values, axis=0)
-    return Estimate(mean, jnp.sqrt(jnp.sum(jnp.square(w * (values - mean)), axis=0)))
+    return Estimate(mean, jnp.sqrt(jnp.sum(jnp.square(w * (values - mean[None])), axis=0)))
 
 
 def mode_histogram(target: Target, x: Array, log_weight: Array | None = None) -> Array:

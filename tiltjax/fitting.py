@@ -54,6 +54,7 @@ def fit(
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
     _check(key, num_updates, num_steps, learning_rate)
+    _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
     problem, found, evaluations = (
@@ -70,7 +71,7 @@ def fit(
         objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
     )
 
-    num_rounds = -(-num_updates // replay.gradient_steps)
+    num_rounds = -(-int(num_updates) // replay.gradient_steps)
     chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
     done = run.run(trainer, key_train, num_rounds, chunk=chunk, checkpoint=checkpoint, progress=progress)
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
@@ -177,7 +178,16 @@ def _check(key: Any, num_updates: int, num_steps: int, learning_rate: float) -> 
         raise TypeError(
             f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}. It comes first: fit(key, target)."
         )
-    if num_updates < 1 or num_steps < 1:
-        raise ValueError(f"num_updates and num_steps must be positive; got {num_updates} and {num_steps}.")
+    if min(num_updates, num_steps) < 1 or num_updates != int(num_updates) or num_steps != int(num_steps):
+        raise ValueError(f"num_updates and num_steps must be positive whole numbers; got {num_updates} and {num_steps}.")
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
+
+
+def _check_recipes(loss: Any, network: Any) -> None:
+    if not callable(loss):
+        raise TypeError(f"loss must be a constructor, losses.minimum_variance say; got {type(loss).__name__} {loss!r}.")
+    if not isinstance(network, Network) and not callable(network):
+        raise TypeError(
+            f"network must be a constructor (networks.mlp, say) or a types.Network(init, apply); got {type(network).__name__}."
+        )

@@ -58,6 +58,12 @@ def pilot(
     further than that). Raises FloatingPointError when the density is not finite at any start.
     """
     dim = math.prod(shape)
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"scale is the pilot's idea of the target's width and must be positive and finite; got {scale}.")
+    if jnp.size(location) not in (1, dim):
+        raise ValueError(
+            f"location says where the target is: a number, or one particle of shape {shape}; got shape {jnp.shape(location)}."
+        )
     centre = jnp.broadcast_to(jnp.asarray(location, dtype=jax.dtypes.canonicalize_dtype(float)).reshape(-1), (dim,))
 
     def target(x: Array) -> Array:
@@ -73,7 +79,10 @@ def pilot(
         def temper(state: _State) -> _State:
             return _stage(state, target, lambda y: _log_start(y, centre, scale), keep, moves, leapfrog)
 
-        state = jax.lax.while_loop(lambda s: (s.inverse_temperature < 1) & (s.stages < max_stages), temper, state)
+        def unfinished(state: _State) -> Array:
+            return (state.inverse_temperature < 1) & (state.stages < max_stages) & jnp.any(jnp.isfinite(value))
+
+        state = jax.lax.while_loop(unfinished, temper, state)
         state = _move(state, target, final_moves, leapfrog)
         slope = jax.vmap(jax.grad(target))(state.x)
         return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), slope, jnp.mean(jnp.isfinite(value))
@@ -93,7 +102,7 @@ def pilot(
 def _start(key: Key, centre: Array, scale: float, n: int) -> Array:
     key_scale, key_x = jax.random.split(key)
     sigma = scale * jnp.asarray(SCALES)[jax.random.randint(key_scale, (n, 1), 0, len(SCALES))]
-    return centre + sigma * jax.random.normal(key_x, (n, centre.size))
+    return centre[None] + sigma * jax.random.normal(key_x, (n, centre.size))
 
 
 def _log_start(x: Array, centre: Array, scale: float) -> Array:
@@ -176,7 +185,7 @@ def _affine(x: Array, covariance: Array, correlation_time: float = 5.0) -> Affin
 def _resolution(affine: Affine, slope: Array) -> float:
     """1 / the largest eigenvalue of the Fisher matrix E[grad log gamma grad log gamma^T], in the units of the affine map."""
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    scaled = slope * affine.scale if affine.scale.ndim == 1 else slope @ affine.scale
+    scaled = slope * affine.scale[None] if affine.scale.ndim == 1 else slope @ affine.scale
     fisher = scaled.T @ scaled / scaled.shape[0]
     largest = float(jnp.max(jnp.linalg.eigvalsh(fisher))) if fisher.shape[0] <= 512 else float(jnp.max(jnp.diagonal(fisher)))
     return min(max(1.0 / max(largest, 1e-30), 1e-5), 1.0)

@@ -1,0 +1,172 @@
+"""`fit` from end to end: three lines, few traces of the density, units that do not matter, save and load."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiltjax as tj
+from tiltjax import weights
+from tiltjax.types import Replay
+
+# few and small: the default replay is 20,000 particles
+SMALL = functools.partial(
+    tj.fit,
+    network=functools.partial(tj.networks.mlp, width=24, depth=1),
+    num_updates=300,
+    learning_rate=1e-2,
+    num_steps=15,
+    sampling_steps=60,
+    replay=Replay(256, 1024, 50, 256, weights.tempered(0.2)),
+    progress=False,
+)
+NETWORK = functools.partial(tj.networks.mlp, width=24, depth=1)
+CENTRE, LOG_Z = jnp.asarray([300.0, -2e-3]), 4.2
+UNITS = jnp.asarray([20.0, 1e-3])
+
+
+class Counted:
+    """A skewed density, far away and in odd units; `calls` counts how often Python runs it."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        z = (x - CENTRE.astype(x.dtype)) / UNITS.astype(x.dtype)
+        y = z[1] - 0.5 * (jnp.square(z[0]) - 1)
+        log_density = -0.5 * jnp.square(z[0]) - 2 * jnp.square(y) - jnp.log(2 * jnp.pi * 0.5 * 20.0 * 1e-3)
+        return log_density + LOG_Z
+
+
+def exact_draws(key, n):
+    z = jax.random.normal(key, (n, 2)) * jnp.asarray([[1.0, 0.5]])
+    return CENTRE[None] + UNITS[None] * z.at[:, 1].add(0.5 * (jnp.square(z[:, 0]) - 1))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    density = Counted()
+    target = tj.Target(density, shape=(2,))
+    sampler = SMALL(jax.random.key(0), target)
+    draws = sampler.sample(jax.random.key(1), 4000)
+    return density, target, sampler, draws
+
+
+def test_three_lines_give_log_z_and_the_moments(fitted):
+    _, _, _, draws = fitted
+    assert draws.x.shape == (4000, 2) and draws.log_weight.shape == (4000,)
+    log_z = tj.diagnostics.log_z(draws.log_weight)
+    assert abs(log_z.value - LOG_Z) < 5 * log_z.stderr and log_z.stderr < 0.05
+    assert tj.diagnostics.ess(draws.log_weight) > 0.3
+    mean = tj.diagnostics.expectation(draws.x, draws.log_weight)
+    assert (np.abs(mean.value - CENTRE) < 5 * mean.stderr).all()
+    elbo = tj.diagnostics.elbo(draws.log_weight)
+    assert elbo.value < LOG_Z + 5 * elbo.stderr
+
+
+def test_the_density_is_traced_at_most_twice(fitted):
+    density, _, sampler, _ = fitted
+    sampler.sample(jax.random.key(1), 100, num_steps=20)
+    sampler.backward(jax.random.key(1), exact_draws(jax.random.key(2), 100))
+    assert 1 <= density.calls <= 2
+
+
+def test_backward_weights_bound_log_z_from_above(fitted):
+    _, _, sampler, _ = fitted
+    x = exact_draws(jax.random.key(2), 2000)
+    back = sampler.backward(jax.random.key(3), x)
+    np.testing.assert_array_equal(back.x, x)
+    eubo = tj.diagnostics.eubo(back.log_weight)
+    assert eubo.value > LOG_Z - 5 * eubo.stderr
+    inverse = np.exp(LOG_Z - np.asarray(back.log_weight))
+    assert abs(inverse.mean() - 1) < 5 * inverse.std() / np.sqrt(2000)
+    with pytest.raises(ValueError, match=r"x must be \(n, \*\(2,\)\); got shape \(2000, 3\)"):
+        sampler.backward(jax.random.key(3), jnp.zeros((2000, 3)))
+
+
+def test_draws_depend_on_their_keys_alone(fitted):
+    _, _, sampler, draws = fitted
+    again = sampler.sample(jax.random.key(1), 4000, batch_size=1500)
+    np.testing.assert_allclose(again.log_weight, draws.log_weight, rtol=1e-9)
+    np.testing.assert_allclose(again.x, draws.x, rtol=1e-9)
+
+
+def test_resampling_gives_equal_weights(fitted):
+    _, _, sampler, draws = fitted
+    x = sampler.resample(jax.random.key(4), draws, 1000)
+    assert x.shape == (1000, 2)
+    mean = tj.diagnostics.expectation(draws.x, draws.log_weight)
+    assert (np.abs(x.mean(0) - mean.value) < 5 * np.asarray(draws.x).std(0) / np.sqrt(500)).all()
+
+
+def test_the_report_counts(fitted):
+    report = fitted[2].report
+    assert report.history.loss.shape == (6,) and report.nonfinite_updates == 0
+    assert report.energy_evaluations == 6 * 256 + 1024
+    assert report.gradient_evaluations > report.energy_evaluations  # those of the pilot too
+    assert min(report.compile_seconds, report.train_seconds, report.pilot_seconds) > 0
+
+
+def test_save_and_load(fitted, tmp_path):
+    _, target, sampler, draws = fitted
+    sampler.save(tmp_path / "sampler")
+    loaded = tj.load(tmp_path / "sampler", target, network=NETWORK)
+    assert loaded.num_steps == sampler.num_steps
+    again = loaded.sample(jax.random.key(1), 4000)
+    np.testing.assert_array_equal(again.log_weight, draws.log_weight)
+    np.testing.assert_array_equal(again.x, draws.x)
+    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(sampler.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        sampler.save(tmp_path / "sampler")
+    with pytest.raises(ValueError, match=r"saved parameters do not fit the network: got arrays .*expected"):
+        tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.mlp, width=8))
+    with pytest.raises(ValueError, match=r"particles of shape \(2,\); got a problem of shape \(3,\)"):
+        tj.load(tmp_path / "sampler", tj.targets.gaussian(jnp.zeros(3)))
+
+
+@pytest.mark.float32
+def test_float32_and_its_traces():
+    """As most users run it; the density is traced no more often than in x64."""
+    density = Counted()
+    sampler = SMALL(jax.random.key(0), tj.Target(density, shape=(2,)))
+    draws = sampler.sample(jax.random.key(1), 4000)
+    assert draws.x.dtype == draws.log_weight.dtype == jnp.float32
+    assert density.calls <= 2
+    log_z = tj.diagnostics.log_z(draws.log_weight)
+    assert abs(log_z.value - LOG_Z) < 5 * log_z.stderr and log_z.stderr < 0.05
+
+
+def test_a_problem_is_taken_as_it_stands(tmp_path):
+    """Its own process, another loss, and a checkpoint that the same call goes on from."""
+    process = tj.processes.gaussian(tj.paths.brownian(1.5), (2,))
+    problem = tj.problems.tilt(process, lambda x: -jnp.sum(jnp.square(x - 0.5)), resolution=0.3)
+    fit = functools.partial(
+        tj.fit,
+        jax.random.key(0),
+        problem,
+        loss=tj.losses.adjoint_matching,
+        network=NETWORK,
+        num_updates=100,
+        learning_rate=1e-2,
+        num_steps=10,
+        sampling_steps=30,
+        checkpoint=tmp_path,
+        progress=False,
+    )
+    sampler, again = fit(), fit()
+    draws = sampler.sample(jax.random.key(1), 4000)
+    log_z = tj.diagnostics.log_z(draws.log_weight)
+    truth = -np.log(1 + 2 * 1.5**2) - 2 * 0.25 / (1 + 2 * 1.5**2)  # E exp(-(x - a)^2), x ~ N(0, s^2), twice
+    assert abs(log_z.value - truth) < 5 * log_z.stderr
+    assert tj.diagnostics.ess(draws.log_weight) > 0.5
+    for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(sampler.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="fitted to a problem, not to a target"):
+        sampler.save(tmp_path / "saved")
+        tj.load(tmp_path / "saved", tj.targets.gaussian(jnp.zeros(2)), network=NETWORK)
+    loaded = tj.load(tmp_path / "saved", problem, network=NETWORK)
+    np.testing.assert_array_equal(loaded.sample(jax.random.key(1), 4000).x, draws.x)

@@ -1,0 +1,57 @@
+"""The pilot: location, scales and resolution of targets in odd units and odd places, within a factor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiltjax import pilot, targets
+
+FEW = {"num_particles": 512, "final_moves": 10}
+
+
+def whitened(found, target):
+    """Mean and standard deviation of the target's own draws in the pilot's coordinates."""
+    x = jax.vmap(found.affine.inverse)(target.sample(jax.random.key(9), 4000))
+    return np.asarray(x.mean(0)), np.asarray(x.std(0))
+
+
+def test_a_gaussian_far_away_in_odd_units():
+    target = targets.gaussian(np.full(4, 50.0), np.asarray([0.01, 0.3, 2.0, 10.0]))
+    found = pilot.pilot(jax.random.key(0), target.log_density, (4,), **FEW)
+    mean, sd = whitened(found, target)
+    assert np.abs(mean).max() < 0.3
+    assert (sd > 0.75).all() and (sd < 1.33).all()
+    assert 0.5 < found.resolution <= 1.0  # its variance in its own units
+    assert found.gradient_evaluations > 0 and found.particles.shape == (512, 4)
+    # the map is one of coordinates: what correlation the particles show is chance
+    assert found.affine.scale.ndim == 1
+
+
+def test_correlations_are_whitened_and_modes_kept():
+    covariance = np.asarray([[1.0, 0.98], [0.98, 1.0]])
+    target = targets.gaussian([3.0, -1.0], covariance=covariance)
+    found = pilot.pilot(jax.random.key(1), target.log_density, (2,), **FEW)
+    assert found.affine.scale.shape == (2, 2)
+    x = jax.vmap(found.affine.inverse)(target.sample(jax.random.key(9), 4000))
+    np.testing.assert_allclose(np.cov(np.asarray(x).T), np.eye(2), atol=0.35)
+    # round trip, and the determinant of the map
+    there = found.affine.forward(found.affine.inverse(jnp.asarray([3.3, -0.7])))
+    np.testing.assert_allclose(there, [3.3, -0.7], rtol=1e-9)
+    expected = np.log(np.linalg.det(np.asarray(found.affine.scale)))
+    np.testing.assert_allclose(found.affine.log_determinant, expected, rtol=1e-12)
+
+
+def test_two_modes_with_a_hard_wall_between():
+    """-inf and NaN where the density is not: kept out, and the resolution is that of a mode."""
+
+    def log_density(x):
+        mode = jax.nn.logsumexp(jnp.stack([-0.5 * jnp.sum(jnp.square((x - c) / 0.5)) for c in (-6.0, 6.0)]))
+        return jnp.where(jnp.abs(x[0]) < 1.0, -jnp.inf, mode)
+
+    found = pilot.pilot(jax.random.key(2), log_density, (2,), **FEW)
+    right = np.asarray(found.particles[:, 0] > 0).mean()
+    assert 0.2 < right < 0.8
+    x = np.asarray(found.particles)
+    np.testing.assert_allclose(np.abs(x).mean(0), 6.0, atol=0.3)
+    scale = np.asarray(jnp.linalg.norm(found.affine.scale.reshape(2, -1), axis=1)).max()
+    assert 0.25 / 4 < found.resolution * scale**2 < 0.25 * 4
