@@ -25,7 +25,7 @@ def fit(
     loss: Callable[..., Objective] = losses.minimum_variance,
     network: Callable[[Problem], Network] | Network = networks.mlp,
     optimizer: optax.GradientTransformation | None = None,
-    num_updates: int = 15_000,
+    num_updates: int = 20_000,
     learning_rate: float = 2e-3,
     num_steps: int = 60,
     grid: Callable[[int], Array] | None = None,

@@ -23,21 +23,26 @@ def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> nnx.Li
 
 
 class _Residual(nnx.Module):
-    """d inputs and a time embedding -> d outputs, through residual layers y + act(W y)."""
+    """D + G * y for d inputs y and a time embedding: D and G come from residual layers h + act(W h).
+
+    The product with y is what a mode centred anywhere asks of a control, -(y - centre) / variance: layers alone must build it
+    from bends.
+    """
 
     def __init__(self, dim: int, width: int, depth: int, rngs: nnx.Rngs):
         features = 2 * NUM_FREQUENCIES + 1
         self.state = _linear(dim, width, rngs)
         self.time = _linear(features, width, rngs)
         self.hidden = nnx.List([_linear(width, width, rngs) for _ in range(depth)])
-        self.out = _linear(width, dim, rngs, kernel_init=nnx.initializers.zeros)
+        self.out = _linear(width, 2 * dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, y: Array, features: Array) -> Array:
         # the time features do not depend on the particle: under vmap over particles at one time they are computed once
-        y = jax.nn.gelu(self.state(y) + self.time(features))
+        h = jax.nn.gelu(self.state(y) + self.time(features))
         for layer in self.hidden:
-            y = y + jax.nn.gelu(layer(y))
-        return self.out(y)
+            h = h + jax.nn.gelu(layer(h))
+        shift, slope = jnp.split(self.out(h), 2)
+        return shift + slope * y
 
 
 class _Gate(nnx.Module):
@@ -59,7 +64,7 @@ def time_features(level: Array) -> Array:
 
 
 def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
-    """u = gain_t D(m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: the residual network D sees the same on every path.
+    """u = gain_t [D + G * m / s](m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: D and G see the same on every path.
 
     q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q.
     When not to use it: particle systems (no symmetry is built in). Raises ValueError for a process without Gaussian base.
