@@ -25,6 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "float32: run with x64 disabled, as most users do (also as `pytestmark`)")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_file() -> Iterator[None]:
+    """Compiled programs are kept for as long as their file runs: those of the whole suite are gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _float32_by_mark(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("float32") is None:

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 
 from tiltjax import checkpoints
 from tiltjax.types import Key, Metrics, Trainer, TrainState
@@ -30,27 +32,30 @@ def run(
     chunk: int = 1,
     checkpoint: str | pathlib.Path | None = None,
     checkpoint_seconds: float = 30.0,
+    fingerprint: str = "",
     progress: bool = True,
 ) -> Run:
     """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
 
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
-    made only non-finite updates, ValueError when the checkpoint is of another run.
+    made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
+    others beside the key, the length and the shapes.
     """
     num_chunks = -(-num_rounds // chunk)
-    store = None if checkpoint is None else checkpoints.open_store(checkpoint)
     shape = jax.eval_shape(trainer.init, key)
-    found = None if store is None else store.restore(shape, key, num_chunks * chunk)
+    identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
+    store = None if checkpoint is None else checkpoints.open_store(checkpoint, identity)
+    found = None if store is None else store.restore(shape)
+    if found is not None and int(found[0].round) >= num_chunks * chunk:
+        return Run(found[0], _join(found[1]), 0.0, 0.0)
     began = time.perf_counter()
-    advance = (
-        jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
-        .lower(shape)
-        .compile()
-    )
-    compiled = time.perf_counter()
-    state, history = (jax.jit(trainer.init)(key), []) if found is None else found
-    jax.block_until_ready(state)
+    rounds = jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
+    with stage(progress, "compiling, and filling the buffer"):
+        advance = rounds.lower(shape).compile()
+        compiled = time.perf_counter()
+        state, history = (jax.jit(trainer.init)(key), []) if found is None else found
+        jax.block_until_ready(state)
     started = saved = time.perf_counter()
     first = int(state.round) // chunk
     with _bar(progress, num_chunks * chunk, int(state.round)) as bar:
@@ -62,7 +67,7 @@ def run(
             history.append(metrics)
             if store and (time.perf_counter() - saved > checkpoint_seconds or i == num_chunks - 1):
                 _watch(metrics, trainer, None, i + 1, chunk)
-                store.save(state, key, _join(history), num_chunks * chunk)
+                store.save(state, _join(history))
                 saved = time.perf_counter()
         if num_chunks > first:
             _watch(history[-1], trainer, bar, num_chunks, chunk)
@@ -84,6 +89,11 @@ def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int
             f"quantity to go bad was {name} ({int(values.nonfinite_particles[0])} particles of the round had a non-finite "
             "label or weight). Check the density there, lower the learning rate, or set a smaller `clip`."
         )
+
+
+def stage(visible: bool, text: str) -> Status:
+    """A spinner with `text` while the block runs; nothing where progress is off or the output is no terminal."""
+    return Console(quiet=not visible).status(text)
 
 
 class _bar:
