@@ -16,41 +16,47 @@ ARRAYS = "arrays"
 
 
 class Store:
-    """The checkpoints of one training run in a directory. A save is complete or absent, whenever the process dies."""
+    """The checkpoints of one training run in a directory. A save is complete or absent, whenever the process dies.
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    `identity` is a number of the run: a checkpoint of another one is refused.
+    """
+
+    def __init__(self, directory: pathlib.Path, identity: int) -> None:
         import orbax.checkpoint as ocp
 
         self._args = ocp.args
         self.directory = directory
+        self.identity = identity
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
         self.manager = ocp.CheckpointManager(directory, options=options)
 
-    def save(self, state: TrainState, key: Key, history: Metrics, num_rounds: int) -> None:
-        tree = {"state": _plain(state), "history": history._asdict(), "identity": _identity(state, key, num_rounds)}
+    def save(self, state: TrainState, history: Metrics) -> None:
+        tree = {"state": _plain(state), "history": history._asdict(), "identity": np.asarray(self.identity, np.uint32)}
         args = self._args.StandardSave(jax.tree.map(np.asarray, tree))
         self.manager.save(int(state.round), args=args, force=True)
         self.manager.wait_until_finished()
 
-    def restore(self, shape: TrainState, key: Key, num_rounds: int) -> tuple[TrainState, list[Metrics]] | None:
+    def restore(self, shape: TrainState) -> tuple[TrainState, list[Metrics]] | None:
         """The newest state and the metrics until then; None when there is none. ValueError when it is of another run."""
         step = self.manager.latest_step()
         if step is None:
             return None
         tree = self.manager.restore(step, args=self._args.StandardRestore())
-        expected = _identity(shape, key, num_rounds)
-        if int(tree["identity"]) != int(expected):
+        if int(tree["identity"]) != self.identity:
             raise ValueError(
-                f"the checkpoint in {self.directory} is of another run (other key, network, loss settings or number of "
+                f"the checkpoint in {self.directory} is of another run (other key, density, network, settings or number of "
                 "rounds), so going on from it would not give the result of an unbroken run. Pass an empty directory, or the "
                 "arguments that it was made with."
             )
         return _typed(tree["state"], shape), [Metrics(**{name: jnp.asarray(leaf) for name, leaf in tree["history"].items()})]
 
 
-def open_store(directory: str | pathlib.Path) -> Store:
-    """Makes the directory if it is not there."""
-    return Store(pathlib.Path(directory).absolute())
+def open_store(directory: str | pathlib.Path, identity: int) -> Store:
+    """Makes the directory if it is not there. ValueError when a saved sampler is in it."""
+    path = pathlib.Path(directory).absolute()
+    if (path / RECORD).exists():
+        raise ValueError(f"{path} holds a saved sampler; give checkpoint a directory of its own.")
+    return Store(path, identity)
 
 
 def save_arrays(directory: str | pathlib.Path, record: dict[str, Any], arrays: Any) -> None:
@@ -115,8 +121,8 @@ def _typed(plain: dict[str, Any], shape: Any) -> Any:
     return jax.tree.unflatten(structure, [leaf(i, like) for i, like in enumerate(leaves)])
 
 
-def _identity(state: Any, key: Key, num_rounds: int) -> np.ndarray:
-    """A number of the run: its key, its length, and the shapes of all that it holds."""
-    shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(state)]
-    text = f"{np.asarray(jax.random.key_data(key)).tolist()} {num_rounds} {shapes}"
-    return np.asarray(zlib.crc32(text.encode()), np.uint32)
+def identity(shape: Any, key: Key, num_rounds: int, fingerprint: str) -> int:
+    """A number of a run: its key, its length, the shapes of all that it holds, and what else its maker says of it."""
+    shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in jax.tree.leaves(shape)]
+    text = f"{np.asarray(jax.random.key_data(key)).tolist()} {num_rounds} {shapes} {fingerprint}"
+    return zlib.crc32(text.encode())

@@ -57,9 +57,10 @@ def fit(
     _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
-    problem, found, evaluations = (
-        (problem, {}, 0) if isinstance(problem, Problem) else _prepare(key_pilot, problem, location, scale)
-    )
+    with run.stage(progress, "pilot: where the target is, and how wide"):
+        problem, found, evaluations = (
+            (problem, {}, 0) if isinstance(problem, Problem) else _prepare(key_pilot, problem, location, scale)
+        )
     pilot_seconds = time.perf_counter() - began
 
     net = network if isinstance(network, Network) else network(problem)
@@ -73,7 +74,26 @@ def fit(
 
     num_rounds = -(-int(num_updates) // replay.gradient_steps)
     chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
-    done = run.run(trainer, key_train, num_rounds, chunk=chunk, checkpoint=checkpoint, progress=progress)
+    record = _record(problem, found, network)
+    settings = (
+        record,
+        _probe(problem),
+        getattr(loss, "__name__", ""),
+        num_updates,
+        num_steps,
+        learning_rate,
+        average,
+        max_norm,
+    )
+    done = run.run(
+        trainer,
+        key_train,
+        num_rounds,
+        chunk=chunk,
+        checkpoint=checkpoint,
+        fingerprint=f"{settings} {replay._replace(weighting=None)}",
+        progress=progress,
+    )
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
     control = done.state.average.control
     return sampling.sampler(
@@ -82,7 +102,7 @@ def fit(
         control,
         times_of,
         num_steps=sampling_steps,
-        record=_record(problem, found, network),
+        record=record,
         report=report,
     )
 
@@ -148,6 +168,12 @@ def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, 
     }
 
 
+def _probe(problem: Problem) -> list[float]:
+    """The reward at two fixed points: two problems of one shape hardly ever agree there."""
+    shape = problem.process.shape
+    return [float(problem.reward(jnp.full(shape, value, jax.dtypes.canonicalize_dtype(float)))) for value in (0.1, -0.7)]
+
+
 def _report(
     done: run.Run,
     objective: Objective,
@@ -175,13 +201,16 @@ def _report(
 
 def _check(key: Any, num_updates: int, num_steps: int, learning_rate: float) -> None:
     if not is_key(key):
-        raise TypeError(
-            f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}. It comes first: fit(key, target)."
-        )
+        raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
     if min(num_updates, num_steps) < 1 or num_updates != int(num_updates) or num_steps != int(num_steps):
         raise ValueError(f"num_updates and num_steps must be positive whole numbers; got {num_updates} and {num_steps}.")
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
+
+
+def _name(key: Any) -> str:
+    raw = getattr(key, "dtype", None) == jnp.uint32
+    return "an old-style jax.random.PRNGKey" if raw else type(key).__name__
 
 
 def _check_recipes(loss: Any, network: Any) -> None:

@@ -55,7 +55,8 @@ def pilot(
     """Runs the pilot on one compiled program.
 
     location, scale: of the start, whose standard deviations are 1, 10 and 100 times `scale` (say where the target is if it is
-    further than that). Raises FloatingPointError when the density is not finite at any start.
+    further than that). Raises FloatingPointError when the density is not finite at any start, or leads the particles to
+    infinity.
     """
     dim = math.prod(shape)
     if not (scale > 0 and math.isfinite(scale)):
@@ -93,6 +94,14 @@ def pilot(
             f"log_density is not finite at any of {num_particles} starting points with standard deviations "
             f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: "
             "transform bounded variables), or say where it lives: fit(..., location=, scale=)."
+        )
+    arrived = float(state.inverse_temperature) >= 1
+    if not (arrived and bool(jnp.all(jnp.isfinite(covariance))) and bool(jnp.all(jnp.diagonal(covariance) > 0))):
+        raise FloatingPointError(
+            f"the pilot did not find a target of finite width: after {int(state.stages)} stages the inverse temperature is "
+            f"{float(state.inverse_temperature):.3g} (1 is expected) and the widths are up to "
+            f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every direction? If it is, "
+            "say where it lives: fit(..., location=, scale=)."
         )
     affine = _affine(state.x, covariance)
     calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)

@@ -26,6 +26,10 @@ class Report(NamedTuple):
     gradient_evaluations: int = 0
     nonfinite_updates: int = 0
 
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in zip(self._fields[1:], self[1:], strict=True))
+        return f"Report(history: {'none' if self.history is None else len(self.history.loss)} rounds, {values})"
+
 
 class Sampler(NamedTuple):
     """A trained control with its problem: what `fit` returns.
@@ -42,6 +46,10 @@ class Sampler(NamedTuple):
     back: Callable[[Params, Key, Array, Array], Samples]
     record: dict[str, Any]
     report: Report = Report()
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"Sampler(shape={self.problem.process.shape}, num_steps={self.num_steps}, {size} parameters, {self.report!r})"
 
     def sample(self, key: Key, num_particles: int, *, num_steps: int | None = None, batch_size: int = 2048) -> Samples:
         """Samples(x (n, *shape), log_weight (n,)), E[exp(log_weight)] = Z without bias at any number of steps.
