@@ -26,7 +26,7 @@ def fit(
     network: Callable[[Problem], Network] | Network = networks.mlp,
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int = 20_000,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 4e-3,
     num_steps: int = 60,
     grid: Callable[[int], Array] | None = None,
     sampling_steps: int = 200,

@@ -100,8 +100,8 @@ def pilot(
         raise FloatingPointError(
             f"the pilot did not find a target of finite width: after {int(state.stages)} stages the inverse temperature is "
             f"{float(state.inverse_temperature):.3g} (1 is expected) and the widths are up to "
-            f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every direction? If it is, "
-            "say where it lives: fit(..., location=, scale=)."
+            f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
+            "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
     affine = _affine(state.x, covariance)
     calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)
