@@ -69,7 +69,7 @@ def case(name) -> Case:
     untrained = network.init(jax.random.key(1))
     params = {
         "untrained": untrained,
-        "random": perturbed(untrained, jax.random.key(2), 0.1 if target.shape == (2,) else 0.04),
+        "random": perturbed(untrained, jax.random.key(2), 0.05 if target.shape == (2,) else 0.02),
         "trained": trained.state.params.control,
     }
     return Case(on, params, target.log_z)
