@@ -1,0 +1,43 @@
+"""A checkpoint of another density is refused; a density without a finite width is too."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import tiltjax as tj
+
+SMALL = functools.partial(tj.networks.mlp, width=8, depth=1)
+REPLAY = tj.Replay(64, 128, 5, 32, tj.weights.tempered(0.2))
+
+
+def problem(centre):
+    process = tj.processes.gaussian(tj.paths.linear(), (2,))
+    return tj.problems.tilt(process, lambda x: -jnp.sum(jnp.square(x - centre)), resolution=0.1)
+
+
+def fit(centre, directory, **options):
+    settings = {"network": SMALL, "replay": REPLAY, "num_updates": 10, "num_steps": 5, "progress": False, **options}
+    return tj.fit(jax.random.key(0), problem(centre), checkpoint=directory, **settings)
+
+
+def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):
+    first = fit(0.5, tmp_path / "run")
+    again = fit(0.5, tmp_path / "run")  # the same fit: read back, not refused
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first.params, again.params)))
+    with pytest.raises(ValueError, match=r"another run.*density"):
+        fit(0.6, tmp_path / "run")
+    with pytest.raises(ValueError, match="another run"):
+        fit(0.5, tmp_path / "run", learning_rate=1e-3)
+
+
+def test_a_saved_sampler_is_no_checkpoint(tmp_path):
+    fit(0.5, tmp_path / "run").save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="holds a saved sampler"):
+        fit(0.5, tmp_path / "saved")
+
+
+def test_a_density_that_does_not_normalize_is_refused():
+    with pytest.raises(FloatingPointError, match="finite width"):
+        tj.fit(jax.random.key(0), tj.Target(lambda x: 0.0 * jnp.sum(x), shape=(2,)), progress=False)
