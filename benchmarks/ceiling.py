@@ -61,7 +61,6 @@ def equal_dissipation(exact: Exact, key: Key, num_paths: int, num_steps: int = 4
     least for that density (Cauchy-Schwarz).
     """
     process = exact.problem.process
-    assert process.response is not None and process.gain is not None
     response, gain = process.response, process.gain
     times = tj.paths.log_snr(process, num_steps, exact.problem.resolution)
 

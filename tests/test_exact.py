@@ -132,4 +132,4 @@ def test_closed_forms_refuse_what_they_do_not_hold_for():
     with pytest.raises(ValueError, match=r"below the base's 1\.0; got"):
         exact.gaussian_target(process, jnp.zeros(2), jnp.ones(2))
     with pytest.raises(ValueError, match=r"Gaussian processes; got one known by"):
-        exact.linear_tilt(process._replace(gain=None), SLOPE)
+        exact.linear_tilt(process._replace(log_density=None), SLOPE)

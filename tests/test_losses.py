@@ -12,7 +12,7 @@ from support import gaussian, small, z_scores
 
 from tiltjax import diagnostics, exact, losses, paths, problems, run, sampling, sde, targets, train, weights
 from tiltjax.losses import collect, score_matching
-from tiltjax.losses.adjoint_matching import Labelled
+from tiltjax.losses.adjoint_matching import labelled
 from tiltjax.types import Learned, Network, Replay
 
 SCALE = 1.5
@@ -65,10 +65,24 @@ def nearby(process, truth) -> Nearby:
     return Nearby(truth, Network(lambda key: zero, apply), zero)
 
 
+TARGET = exact.Mixture(CENTRES, VARIANCE, jnp.asarray([0.7, 0.3]))
+BASE = exact.Mixture(jnp.asarray([[0.9, 0.8], [-0.2, -1.0]]), 0.5, jnp.asarray([0.5, 0.5]))
+
+
 @functools.cache
 def mixture(family) -> Nearby:
     process = gaussian(family, (2,), SCALE)
-    return nearby(process, exact.mixture_target(process, CENTRES, VARIANCE, jnp.asarray([0.7, 0.3])))
+    return nearby(process, exact.mixture_target(process, *TARGET))
+
+
+@functools.cache
+def pretrained_mixture(family) -> Nearby:
+    """The same target on a base that is a mixture too, known by its denoiser."""
+    process = gaussian(family, (2,), SCALE)
+    return nearby(process, exact.mixture_tilt(process, BASE, TARGET))
+
+
+BASES = {"gaussian": mixture, "pretrained": pretrained_mixture}
 
 
 def draw_mixture(key, n):
@@ -91,14 +105,15 @@ def slopes(objective, params, data_of):
 
 
 @pytest.mark.parametrize("name", sorted(REGRESSIONS))
-def test_regressions_on_draws_of_the_target_have_no_slope_at_the_exact_control(name):
-    near = mixture("linear")
+@pytest.mark.parametrize("base", BASES)
+def test_regressions_on_draws_of_the_target_have_no_slope_at_the_exact_control(name, base):
+    near = BASES[base]("linear")
     objective = make(name, near.truth.problem, near.network, paths.uniform(4))
     params = Learned(near.params, objective.init())
 
     def data(key):
         x = draw_mixture(key, 64)
-        return collect.EndPoints(x, jax.vmap(jax.grad(near.truth.problem.reward))(x))
+        return collect.EndPoints(x, jax.vmap(lambda x: collect.end_slope(near.truth.problem, x)[1])(x))
 
     found = slopes(objective, params, data)
     assert np.isfinite(found).all() and (found.std(0) > 0).all()
@@ -108,17 +123,17 @@ def test_regressions_on_draws_of_the_target_have_no_slope_at_the_exact_control(n
     assert np.abs(z_scores(away, 0.0)).max() > 5
 
 
-def test_adjoint_matching_on_paths_of_the_tilt_has_no_slope_at_the_exact_control():
+@pytest.mark.parametrize(("base", "num_steps"), [("gaussian", 6), ("pretrained", 80)])  # exact steps; steps of order one
+def test_adjoint_matching_on_paths_of_the_tilt_has_no_slope_at_the_exact_control(base, num_steps):
     """Noising paths from draws of the target are paths of the tilt; the lean adjoint is that of `collect`."""
-    near, times = mixture("geometric"), paths.power(6)
+    near, times = BASES[base]("geometric"), paths.power(num_steps)
     problem = near.truth.problem
     objective = losses.adjoint_matching(problem, near.network, times, num_times=6)
 
     def data(key):
         def one(key, x):
             path = sde.simulate_backward(problem.process, near.truth.control, times, key, x)
-            adjoint = sde.lean_adjoint(problem.process, path, -jax.grad(problem.reward)(x))
-            return Labelled(path.x[:-1], -jax.vmap(problem.process.gain)(times[:-1])[:, None] * adjoint[-1:])
+            return labelled(problem, path)
 
         key, key_end = jax.random.split(key)
         return jax.vmap(one)(jax.random.split(key, 64), draw_mixture(key_end, 64))
@@ -149,6 +164,20 @@ def test_losses_on_paths_have_no_slope_at_the_control_of_the_linear_tilt(name):
     assert np.abs(moved.mean(0)).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["adjoint_matching", "log_variance", "relative_entropy", "trajectory_balance"])
+def test_losses_on_paths_have_no_slope_at_the_exact_control_of_a_pretrained_base(name):
+    """Its steps are of order one, and so is the slope: with 300 of them it is zero within the noise of 400 batches."""
+    near = pretrained_mixture("linear")
+    problem, times = near.truth.problem, paths.log_snr(near.truth.problem.process, 300, 0.15)
+    objective = getattr(losses, name)(problem, near.network, times)
+    params = Learned(near.params, objective.init())
+    found = slopes(objective, params, lambda key: objective.collect(params, key, 8).data)
+    assert (found.std(0) > 0).all() and np.abs(z_scores(found, 0.0)).max() < 5
+    away = Learned((near.params[0] + 0.5, *near.params[1:]), params.extra)
+    moved = slopes(objective, away, lambda key: objective.collect(away, key, 8).data)
+    assert np.abs(z_scores(moved, 0.0)).max() > 5
+
+
 def test_log_weights_of_the_losses_are_those_of_the_paths():
     """On its own paths the log weight that `trajectory_balance` differentiates is `weights.girsanov`."""
     near, times = mixture("linear"), paths.power(6)
@@ -170,22 +199,41 @@ class Easy(NamedTuple):
     network: Network
     times: jax.Array
     draw: object
+    bias: float  # of log Z, from steps of order one
+
+
+def unnormalized_gaussian():
+    """log Z = 1.3; 0.58 is the ESS of no control."""
+    normal = targets.gaussian([0.6, -0.4], [0.8, 1.1])
+    target = normal._replace(log_density=lambda x: normal.log_density(x) + 1.3, log_z=1.3)
+    return problems.sampling(target, gaussian("linear", (2,), SCALE), resolution=0.3)
+
+
+def tilted_mixture():
+    """log Z = 1.3; the base is known by its denoiser."""
+    base = exact.Mixture(jnp.asarray([[1.2, 0.3], [-0.8, -0.6]]), 0.8, jnp.asarray([0.5, 0.5]))
+    target = exact.Mixture(jnp.asarray([[0.8, 1.0], [-1.2, 0.0]]), 0.7, jnp.asarray([0.2, 0.8]))
+    problem = exact.mixture_tilt(gaussian("linear", (2,), SCALE), base, target).problem
+    return problem._replace(reward=lambda x, reward=problem.reward: reward(x) + 1.3, resolution=0.3)
+
+
+EASY = {"gaussian": (unnormalized_gaussian, 0.0), "pretrained": (tilted_mixture, 0.03)}
 
 
 @functools.cache
-def easy() -> Easy:
-    """An unnormalized Gaussian, log Z = 1.3, where 0.58 is the ESS of no control."""
-    normal = targets.gaussian([0.6, -0.4], [0.8, 1.1])
-    target = normal._replace(log_density=lambda x: normal.log_density(x) + 1.3, log_z=1.3)
-    problem = problems.sampling(target, gaussian("linear", (2,), SCALE), resolution=0.3)
-    network, times = small(problem), paths.log_snr(gaussian("linear", (2,), SCALE), 10, 0.3)
+def easy(base="gaussian") -> Easy:
+    build, bias = EASY[base]
+    problem = build()
+    network, times = small(problem), paths.log_snr(problem.process, 10, 0.3)
     sampler = sampling.sampler(problem, network, None, lambda n: paths.log_snr(problem.process, n, 0.3))
-    return Easy(problem, network, times, lambda params, key: sampler._replace(params=params).sample(key, 4000, num_steps=40))
+    draw = lambda params, key: sampler._replace(params=params).sample(key, 4000, num_steps=40)  # noqa: E731
+    return Easy(problem, network, times, draw, bias)
 
 
-def test_contract_and_short_training(name):
+@pytest.mark.parametrize("base", EASY)
+def test_contract_and_short_training(name, base):
     """Finite, differentiable, the same for the same key; and a short training that raises the ESS and keeps log Z right."""
-    problem, network, times, draw = easy()
+    problem, network, times, draw, bias = easy(base)
     objective = make(name, problem, network, times)
     updates = 240
     trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
@@ -201,12 +249,11 @@ def test_contract_and_short_training(name):
     before = draw(network.init(jax.random.key(0)), jax.random.key(1))
     after = draw(done.state.average.control, jax.random.key(1))
     ess = float(diagnostics.ess(before.log_weight)), float(diagnostics.ess(after.log_weight))
-    print(name, ess)
     assert ess[1] > max(0.75, ess[0] + 0.1)
     log_z = diagnostics.log_z(after.log_weight)
-    assert abs(float(log_z.value) - 1.3) < 5 * float(log_z.stderr)
+    assert abs(float(log_z.value) - 1.3) < 5 * float(log_z.stderr) + bias
     elbo = diagnostics.elbo(after.log_weight)
-    assert 1.3 - 0.3 < float(elbo.value) < 1.3 + 5 * float(elbo.stderr)
+    assert 1.3 - 0.3 < float(elbo.value) < 1.3 + 5 * float(elbo.stderr) + bias
 
 
 def test_the_learned_mixture_finds_the_targets_own_scale():
@@ -241,29 +288,9 @@ def test_the_learned_mixture_finds_the_targets_own_scale():
     np.testing.assert_allclose(gamma, residual / (residual + scale[None]), atol=0.02)
 
 
-def test_adjoint_matching_takes_a_base_known_by_its_drift_alone():
-    """A process without density, response or residual is not refused, and its lean adjoint is labelled by its own steps."""
-    process = gaussian("linear", (2,), SCALE)
-    known = exact.linear_tilt(process, jnp.asarray([0.5, -0.8]))
-    blind = process._replace(log_density=None, response=None, residual=None, gain=None, scale=None)
-    problem = problems.tilt(blind, known.problem.reward)
-    network = Network(lambda key: (), lambda params, t, x: known.control(t, x))
-    objective = losses.adjoint_matching(problem, network, paths.power(5))
-    batch = objective.collect(Learned((), None), jax.random.key(0), 8)
-    assert float(objective.loss(Learned((), None), jax.random.key(1), batch.data)) < 1e-20
-
-
-@pytest.mark.parametrize("name", sorted(REGRESSIONS))
-def test_what_needs_a_gaussian_base_says_so(name):
-    process = gaussian("linear", (2,), SCALE)
-    blind = problems.tilt(process._replace(log_density=None, response=None, residual=None, gain=None, scale=None), jnp.sum)
-    with pytest.raises(ValueError, match=r"needs a Gaussian process; got one known by .* Use adjoint_matching\."):
-        make(name, blind, Network(lambda key: (), lambda params, t, x: x), paths.uniform(4))
-
-
 @pytest.mark.parametrize("weighting", [None, weights.unweighted])
 def test_unweighted_conditional_score_matching_is_refused_with_the_reason(weighting):
-    problem, network, times, _ = easy()
+    problem, network, times, *_ = easy()
     replay = BUFFERED._replace(weighting=weighting)
     with pytest.raises(ValueError, match=r"every control is a fixed point.*got an unweighted replay.*weights\.truncated"):
         losses.conditional_score_matching(problem, network, times, replay=replay)

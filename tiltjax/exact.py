@@ -1,4 +1,4 @@
-"""Tilts of a Gaussian base with closed-form answers, for tests, notebooks and the benchmark's sanity row.
+"""Tilts with closed-form answers, for tests, notebooks and the benchmark's sanity row.
 
 Everything is for one particle of shape (d,). `control` is the optimal u*, a `(t, x) -> u`, to be used where a network would be.
 """
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tiltjax import processes
 from tiltjax.types import Problem, Process
 
 
@@ -44,7 +45,6 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     """
     gain, s = _of(process)
     residual, response = process.residual, process.response
-    assert residual is not None and response is not None
     means, variance, weights = (jnp.asarray(v, jax.dtypes.canonicalize_dtype(float)) for v in (means, variance, weights))
     axes = None
     if variance.ndim == 2:
@@ -75,7 +75,43 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     return Exact(Problem(process, reward, float(jnp.min(v))), jnp.zeros(()), control)
 
 
+class Mixture(NamedTuple):
+    """sum_k weights_k N(means_k, C): means (K, d), variance (), (d,) or C itself (d, d), weights (K,)."""
+
+    means: Array
+    variance: Array | float
+    weights: Array
+
+
+def mixture_base(process: Process, base: Mixture) -> Process:
+    """The process of a mixture on the path and scale of a Gaussian one, known only by its denoiser (`processes.pretrained`)."""
+    tilt = mixture_target(process, *base)
+
+    def denoiser(t: Array, x: Array) -> Array:
+        return process.response(t) * x + process.residual(t) / process.gain(t) * tilt.control(t, x)
+
+    return processes.pretrained(process.path, process.shape, denoiser=denoiser, scale=process.scale)
+
+
+def mixture_tilt(process: Process, base: Mixture, target: Mixture) -> Exact:
+    """The tilt of one mixture into another, r = log p* - log p_base (log Z = 0), on `mixture_base`.
+
+    Both are tilts of the Gaussian of `process`, so u* = gain (g_target - g_base). It is the control of the continuous process:
+    on a grid the weights spread by O(step).
+    """
+    of_base, of_target = mixture_target(process, *base), mixture_target(process, *target)
+    return Exact(
+        Problem(
+            mixture_base(process, base),
+            lambda x: of_target.problem.reward(x) - of_base.problem.reward(x),
+            of_target.problem.resolution,
+        ),
+        jnp.zeros(()),
+        lambda t, x: of_target.control(t, x) - of_base.control(t, x),
+    )
+
+
 def _of(process: Process) -> tuple[Callable[[Array], Array], float]:
-    if process.gain is None or process.scale is None:
+    if process.log_density is None:
         raise ValueError("closed forms are for Gaussian processes; got one known by its velocity or score.")
     return process.gain, process.scale

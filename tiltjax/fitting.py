@@ -136,9 +136,7 @@ def load(
 
 
 def default_grid(problem: Problem) -> Callable[[int], Array]:
-    """Uniform in log-SNR down to the problem's resolution; uniform in t where the base has no Gaussian residual."""
-    if problem.process.residual is None:
-        return paths.uniform
+    """Uniform in log-SNR down to the problem's resolution."""
     return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
 
 

@@ -1,4 +1,4 @@
-"""Control networks u_theta(t, x) for Gaussian processes, zero at initialization.
+"""Control networks u_theta(t, x), zero at initialization, in the units of the process's Gaussian.
 
 A flax module is split once, so that what flows through `jit` and `grad` is a plain tree of arrays. Your own network needs no
 flax: any `types.Network(init, apply)` with `apply(params, t, x) -> u` will do.
@@ -67,9 +67,8 @@ def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """u = gain_t [D + G * m / s](m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: D and G see the same on every path.
 
     q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q.
-    When not to use it: particle systems (no symmetry is built in). Raises ValueError for a process without Gaussian base.
+    When not to use it: particle systems (no symmetry is built in).
     """
-    _needs_gaussian(problem)
     dim = math.prod(problem.process.shape)
     graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
 
@@ -89,8 +88,7 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
     The gradient's norm is clipped at clip sqrt(d / q). Each evaluation costs one gradient of the density, in training
     and in sampling: use it where energies are cheap and the target is sharp. Source: Zhang & Chen (2022), arXiv 2111.15141.
     """
-    _needs_gaussian(problem)
-    dim, scale = math.prod(problem.process.shape), problem.process.scale or 1.0
+    dim, scale = math.prod(problem.process.shape), problem.process.scale
     slope = jax.grad(problem.reward)
     limit = clip * math.sqrt(dim / problem.resolution)
 
@@ -118,7 +116,6 @@ def zero(problem: Problem) -> Network:
 def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
     """m / s, the gain, and R_t + q."""
     process = problem.process
-    assert process.response and process.residual and process.gain and process.scale
     return process.response(t) * x / process.scale, process.gain(t), process.residual(t) + problem.resolution
 
 
@@ -136,11 +133,3 @@ def _init(build: Any) -> Any:
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))
 
     return init
-
-
-def _needs_gaussian(problem: Problem) -> None:
-    if problem.process.response is None:
-        raise ValueError(
-            "this network works in the coordinates of a Gaussian process; got a process known by its velocity or score. "
-            "Pass your own types.Network(init, apply)."
-        )

@@ -209,10 +209,10 @@ def log_snr(process: Process, num_steps: int, resolution: float, overshoot: floa
     """Uniform in log R_t, R_t = Var[X_1 | X_t] of the base, from R_0 down to overshoot * resolution; then one step to t = 1.
 
     `resolution` is the smallest variance at which the target has structure. Below it log h is all but linear in one
-    step, so nothing is lost by the jump at the end. Only for Gaussian processes.
+    step, so nothing is lost by the jump at the end. R is that of the Gaussian of the process's scale.
     """
     _check_steps(num_steps)
-    last = overshoot * resolution / _scale2(process)
+    last = overshoot * resolution / process.scale**2
     levels = np.exp(np.linspace(0.0, math.log(min(last, 0.5)), num_steps))[1:]  # R_k / R_0
     with jax.ensure_compile_time_eval():  # a grid is a constant, also where it is made inside `jit`
         inner = np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64)
@@ -222,13 +222,7 @@ def log_snr(process: Process, num_steps: int, resolution: float, overshoot: floa
 def time_at(process: Process, level: Scalar) -> Array:
     """The t at which R_t / R_0 = level, for level in (0, 1): Var[X_1 | X_t] in units of Var[X_1]."""
     level = jnp.asarray(level)
-    return process.path.time((1 / level - 1) / _scale2(process))
-
-
-def _scale2(process: Process) -> float:
-    if process.scale is None:
-        raise ValueError("a log-SNR grid needs a Gaussian process; got one known by its velocity or score. Use paths.uniform.")
-    return process.scale**2
+    return process.path.time((1 / level - 1) / process.scale**2)
 
 
 def _check_steps(num_steps: int) -> None:

@@ -42,7 +42,7 @@ def sampling(target: Target, process: Process, *, resolution: float | None = Non
     affine: the process lives in x with x_user = location + scale x; the log determinant is in the reward, Z is unchanged.
     Raises ValueError when target and process disagree in shape, when the density is no scalar, or the base has no density.
     """
-    if process.log_density is None or process.scale is None:
+    if process.log_density is None:
         raise ValueError(
             "problems.sampling needs a Gaussian process; got one without a density. Use problems.tilt(process, reward)."
         )
@@ -112,8 +112,7 @@ def check_scalar(f: Callable[[Array], Array], shape: tuple[int, ...], name: str)
 
 
 def _resolution(resolution: float | None, process: Process) -> float:
-    scale2 = 1.0 if process.scale is None else process.scale**2
-    value = RESOLUTION * scale2 if resolution is None else float(resolution)
+    value = RESOLUTION * process.scale**2 if resolution is None else float(resolution)
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"resolution is a variance and must be positive and finite; got {resolution}.")
     return value

@@ -1,15 +1,21 @@
 """Reference processes: the base of the tilt as a diffusion that ends in it."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax.paths import START
+from tiltjax.paths import START, time_at
 from tiltjax.types import GaussianPath, Process, Scalar
 
+Field = Callable[[Array, Array], Array]  # (t, x) -> an array of x's shape
+
 GAIN_FLOOR = 1e-3
+EARLY = 1e-3
+LATE = 1e-4
 
 
 def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = None) -> Process:
@@ -29,10 +35,103 @@ def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = N
     Raises ValueError unless scale > 0. Source: Domingo-Enrich, Du, Albergo, arXiv 2605.00229; Vargas et al., arXiv 2302.13834.
     """
     s = path.scale if scale is None else scale
-    s = 1.0 if s is None else float(s)
+    s = 1.0 if s is None else s
+    dim = math.prod(shape)
+
+    def log_density(x: Array) -> Array:
+        return -0.5 * jnp.sum(jnp.square(x)) / s**2 - 0.5 * dim * math.log(2 * math.pi * s**2)
+
+    return _memoryless(path, shape, s, lambda t, x: jnp.zeros_like(x))._replace(log_density=log_density)
+
+
+def pretrained(
+    path: GaussianPath,
+    shape: tuple[int, ...],
+    *,
+    velocity: Field | None = None,
+    score: Field | None = None,
+    noise: Field | None = None,
+    denoiser: Field | None = None,
+    scale: float | None = None,
+) -> Process:
+    """The process of a base known by one function (t, x) of a trained model: any one of
+
+        denoiser D = E[X_1 | X_t = x],   velocity v = kappa x + eta s,   score s = grad log p_t,   noise eps = -beta s.
+
+    It is the Gaussian process of standard deviation `scale` (that of the model's data: it sets the steps' noise and the units
+    of the networks) with a control of its own, g_base = (D - m) / R, m = Phi x:
+        X_t' = [m + (R - R') g_base(t, X_t)] / Phi' + sqrt(R - R') / Phi' xi,
+    exact when the model is that Gaussian, of weak order 1 in the step else, without singular ends. p_base is what these steps
+    generate *on the grid in use*: it is this base that the path weights tilt. Velocity, score and noise are called at
+    t >= EARLY; g_base is held below the level R = LATE scale^2, where (D - m) / R is all rounding.
+
+    When not to use it: a base with a density and no model (`gaussian`); a model that is only an ODE sampler with other
+    marginals. Raises ValueError unless exactly one function is given and keeps the shape of a particle.
+    Source: Domingo-Enrich, Du, Albergo, arXiv 2605.00229; Albergo et al., arXiv 2303.08797 (conversions).
+    """
+    given = {"velocity": velocity, "score": score, "noise": noise, "denoiser": denoiser}
+    models = {name: model for name, model in given.items() if model is not None}
+    if len(models) != 1:
+        raise ValueError(
+            f"pretrained needs exactly one of {', '.join(given)}; got {', '.join(models) or 'none'}. Any one gives the others."
+        )
+    ((name, model),) = models.items()
+    check_field(model, shape, name)
+    s = path.scale if scale is None else scale
+    s = 1.0 if s is None else s
+    nominal = gaussian(path, shape, s)
+    mean = _to_denoiser(path, name, model)
+    with jax.ensure_compile_time_eval():
+        latest = float(time_at(nominal, LATE))
+
+    def slope(t: Array, x: Array) -> Array:
+        at = jnp.minimum(t, latest)
+        return (mean(at, x) - nominal.response(at) * x) / nominal.residual(at)
+
+    return _memoryless(path, shape, s, slope)
+
+
+def check_field(field: Any, shape: tuple[int, ...], name: str) -> None:
+    """Raises ValueError unless field(t, x) maps one particle of `shape` to an array of that shape. It is traced, not run."""
+    real = jax.dtypes.canonicalize_dtype(float)
+    try:
+        out = jax.eval_shape(field, jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct(tuple(shape), real))
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{name}(t, x) failed on one particle of shape {tuple(shape)}: {error}. It must take a scalar t and ONE particle "
+            "(the library vmaps)."
+        ) from error
+    got = getattr(out, "shape", type(out).__name__)
+    if got != tuple(shape):
+        raise ValueError(f"{name}(t, x) must return the shape of the particle, {tuple(shape)}; got {got}.")
+
+
+def _to_denoiser(path: GaussianPath, name: str, model: Field) -> Field:
+    """D from any parametrization: alpha D = x - beta eps = x + beta^2 s, and v = alpha' D + beta' eps."""
+
+    def from_velocity(t: Array, x: Array) -> Array:
+        at = jnp.clip(t, EARLY, 1 - START)  # where both schedules have slopes
+        alpha, alpha_slope = jax.value_and_grad(path.alpha)(at)
+        beta, beta_slope = jax.value_and_grad(path.beta)(at)
+        return (beta * model(at, x) - beta_slope * x) / (alpha_slope * beta - alpha * beta_slope)
+
+    def from_score(t: Array, x: Array) -> Array:
+        at = jnp.maximum(t, EARLY)
+        return (x + jnp.square(path.beta(at)) * model(at, x)) / path.alpha(at)
+
+    def from_noise(t: Array, x: Array) -> Array:
+        at = jnp.maximum(t, EARLY)
+        return (x - path.beta(at) * model(at, x)) / path.alpha(at)
+
+    return {"denoiser": model, "velocity": from_velocity, "score": from_score, "noise": from_noise}[name]
+
+
+def _memoryless(path: GaussianPath, shape: tuple[int, ...], scale: float, slope: Field) -> Process:
+    """A Gaussian of standard deviation `scale` with the control g_base = slope(t, x), in the units of m = Phi x."""
+    s = float(scale)
     if not (s > 0 and math.isfinite(s)):
         raise ValueError(f"scale is the standard deviation of the base and must be positive and finite; got {scale}.")
-    s2, dim = s * s, math.prod(shape)
+    s2 = s * s
 
     def spread(t: Scalar) -> Array:  # S less the factor that alpha^2 and beta^2 share
         return path.signal2(t) * s2 + path.noise2(t)
@@ -50,33 +149,31 @@ def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = N
         return s * jnp.sqrt(jnp.maximum(s2 * path.speed(t) / jnp.square(spread(t)), GAIN_FLOOR))
 
     def transition(t: Array, t1: Array, x: Array) -> tuple[Array, Array]:
-        after = response(t1)
-        return response(t) / after * x, jnp.sqrt(fall(t, t1)) / after
+        after, gathered = response(t1), fall(t, t1)
+        return (response(t) * x + gathered * slope(t, x)) / after, jnp.sqrt(gathered) / after
 
     def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
         shared = jnp.square(path.beta(t)) / path.noise2(t)
         return path.alpha(t) / path.alpha(t1) * x1, jnp.sqrt(shared * path.rise(t, t1) / path.signal2(t1))
 
     def score(t: Array, x: Array) -> Array:
-        return -x / variance(jnp.maximum(t, START))  # where kappa and eta begin
-
-    def velocity(t: Array, x: Array) -> Array:
-        return path.kappa(t) * x + path.eta(t) * score(t, x)
+        t = jnp.maximum(t, START)  # where kappa and eta begin
+        return response(t) * slope(t, x) - x / variance(t)
 
     return Process(
         path=path,
         shape=tuple(shape),
+        scale=s,
         initial=lambda key: jnp.sqrt(variance(0.0)) * jax.random.normal(key, shape),
         drift=lambda t, x: path.kappa(t) * x + 2 * path.eta(t) * score(t, x),
         backward_drift=lambda t, x: path.kappa(t) * x,
         diffusion=lambda t: jnp.sqrt(2 * path.eta(t)),
-        velocity=velocity,
+        velocity=lambda t, x: path.kappa(t) * x + path.eta(t) * score(t, x),
         score=score,
+        slope=slope,
         transition=transition,
         reverse=reverse,
         clock=lambda t, t1: fall(t, t1) / jnp.square(gain(t)),
-        log_density=lambda x: -0.5 * jnp.sum(jnp.square(x)) / s2 - 0.5 * dim * math.log(2 * math.pi * s2),
-        scale=s,
         response=response,
         residual=lambda t: s2 * path.noise2(t) / spread(t),
         gain=gain,

@@ -165,7 +165,7 @@ def probability_flow(
     weight is right only in the mean of its logarithm). Only for Gaussian processes.
     Source: Song et al. (2021), arXiv 2011.13456; Chen et al. (2018), arXiv 1806.07366.
     """
-    if process.response is None or process.residual is None or process.gain is None or process.scale is None:
+    if process.log_density is None:
         raise ValueError("probability_flow needs a Gaussian process; got one known by its velocity or score.")
     response, residual, gain, scale = process.response, process.residual, process.gain, process.scale
 

@@ -76,8 +76,9 @@ class Process(NamedTuple):
     `transition(t, t', x) -> (mean, std)` is one step of it; the controlled step is
     X' = mean + std (c + xi), c = sqrt(clock(t, t')) u(t, x), xi ~ N(0, I), and c is all that the path weight needs.
     `reverse(t, t', x') -> (mean, std)` is the noising kernel X_t | X_t' (the base's own time reversal, kept by every tilt).
-    Gaussian processes have `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual` R_t = Var[X_1 | X_t] and
-    `log_density`; for a base known only by its velocity or score these are None.
+    Units come from the Gaussian N(0, scale^2 I) on the same path: `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual`
+    R_t = Var[X_1 | X_t], `gain` sqrt(-dR/dt). The base is this Gaussian (then `log_density` is known and `slope` is 0), or its
+    tilt by slope(t, x) = g_base = (E[X_1 | X_t = x] - Phi_t x) / R_t, known from a model.
     """
 
     path: GaussianPath
@@ -88,14 +89,15 @@ class Process(NamedTuple):
     diffusion: Callable[[Array], Array]
     velocity: Callable[[Array, Array], Array]
     score: Callable[[Array, Array], Array]
+    slope: Callable[[Array, Array], Array]
     transition: Callable[[Array, Array, Array], tuple[Array, Array]]
     reverse: Callable[[Array, Array, Array], tuple[Array, Array]]
     clock: Callable[[Array, Array], Array]
+    scale: float
+    response: Callable[[Array], Array]
+    residual: Callable[[Array], Array]
+    gain: Callable[[Array], Array]
     log_density: LogDensity | None = None
-    scale: float | None = None
-    response: Callable[[Array], Array] | None = None
-    residual: Callable[[Array], Array] | None = None
-    gain: Callable[[Array], Array] | None = None
 
 
 class Problem(NamedTuple):

@@ -46,7 +46,7 @@ def crooks_full(process: Process, reward: Callable[[Array], Array], path: Path) 
     """
     if process.log_density is None:
         raise ValueError("crooks_full needs the density of the base; this process has none. Use crooks_relative.")
-    start = jnp.square(process.path.alpha(0.0)) * _variance(process) + jnp.square(process.path.beta(0.0))
+    start = jnp.square(process.path.alpha(0.0)) * process.scale**2 + jnp.square(process.path.beta(0.0))
     moving = start > 0
     tiny = jnp.where(moving, start, 1.0)
     log_start = jnp.where(moving, jnp.sum(_log_normal(path.x[0] / jnp.sqrt(tiny), jnp.sqrt(tiny))), 0.0)
@@ -79,10 +79,6 @@ def _backward(process: Process, path: Path) -> Array:
 
 def _log_normal(z: Array, std: Array) -> Array:
     return -0.5 * jnp.square(z) - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
-
-
-def _variance(process: Process) -> float:
-    return 1.0 if process.scale is None else process.scale**2
 
 
 def _column(v: Array, like: Array) -> Array:

@@ -36,16 +36,8 @@ def adjoint_matching(
     process, steps = problem.process, len(times) - 1
     chosen = min(num_times, steps)
 
-    def label(path: Path) -> Labelled:
-        adjoint = sde.lean_adjoint(process, path, -jax.grad(problem.reward)(path.x[-1]))
-
-        def target(t: Array, t1: Array, x: Array, a: Array) -> Array:
-            return -process.transition(t, t1, x)[1] / jnp.sqrt(process.clock(t, t1)) * a
-
-        return Labelled(path.x[:-1], jax.vmap(target)(times[:-1], times[1:], path.x[:-1], adjoint[1:]))
-
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return labelled_paths(problem, network, times, params, key, n, label)
+        return labelled_paths(problem, network, times, params, key, n, lambda path: labelled(problem, path))
 
     def one(params: Learned, key: Key, data: Labelled) -> Array:
         def residual(k: Array) -> Array:
@@ -58,3 +50,14 @@ def adjoint_matching(
         return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.x.shape[0]), data))
 
     return Objective(nothing, collect, loss, replay)
+
+
+def labelled(problem: Problem, path: Path) -> Labelled:
+    """-sigma_t a_t at every state of a path."""
+    process, times = problem.process, path.times
+    adjoint = sde.lean_adjoint(process, path, -jax.grad(problem.reward)(path.x[-1]))
+
+    def target(t: Array, t1: Array, x: Array, a: Array) -> Array:
+        return -process.transition(t, t1, x)[1] / jnp.sqrt(process.clock(t, t1)) * a
+
+    return Labelled(path.x[:-1], jax.vmap(target)(times[:-1], times[1:], path.x[:-1], adjoint[1:]))

@@ -13,7 +13,7 @@ from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
 
 
 class EndPoints(NamedTuple):
-    """X_1 (n, *shape) and grad r(X_1), clipped."""
+    """X_1 (n, *shape) and grad r(X_1) + g_base(1, X_1), clipped."""
 
     x: Array
     slope: Array
@@ -33,12 +33,18 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
 
     def one(key: Key) -> Batch:
         end = sde.simulate(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
-        reward, slope = jax.value_and_grad(problem.reward)(end.x)
+        reward, slope = end_slope(problem, end.x)
         norm = jnp.sqrt(jnp.sum(jnp.square(slope)))
         slope = slope * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
         return Batch(EndPoints(end.x, slope), end.log_ratio + reward, norm > limit)
 
     return jax.vmap(one)(jax.random.split(key, n))
+
+
+def end_slope(problem: Problem, x: Array) -> tuple[Array, Array]:
+    """r(X_1), and grad r(X_1) + g_base(1, X_1): the gradient of the reward that tilts the Gaussian into p*."""
+    reward, slope = jax.value_and_grad(problem.reward)(x)
+    return reward, slope + problem.process.slope(jnp.ones((), x.dtype), x)
 
 
 def labelled_paths(
@@ -56,7 +62,6 @@ def labelled_paths(
 
 def draw_level(problem: Problem, key: Key, overshoot: float = 0.3) -> tuple[Array, Array]:
     """t with R_t uniform in its logarithm from R_0 down to overshoot * resolution; and the fraction of the way, in [0, 1)."""
-    assert problem.process.scale is not None
     last = overshoot * problem.resolution / problem.process.scale**2
     fraction = jax.random.uniform(key, (), jax.dtypes.canonicalize_dtype(float))
     return paths.time_at(problem.process, jnp.exp(math.log(min(last, 0.5)) * fraction)), fraction

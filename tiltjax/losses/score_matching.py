@@ -1,15 +1,19 @@
 """Score matching for the tilt: X_1 from a buffer of end points, X_t from the noising kernel, a regression for the control.
 
-With m = Phi_t X_t and R_t = Var[X_1 | X_t] of the Gaussian base, g = grad_m log h = u / gain is the conditional mean, over
+With m = Phi_t X_t and R_t = Var[X_1 | X_t] of the Gaussian N(0, s^2), g = u / gain + g_base is the conditional mean, over
 X_1 ~ p*, of either of
-    A = (X_1 - m) / R          conditional (variance -> infinity as t -> 1)
-    B = grad r(X_1)            novel (finite variance at every t; the lean adjoint of a Gaussian base)
+    A = (X_1 - m) / R                        conditional (variance -> infinity as t -> 1)
+    B = grad r(X_1) + g_base(1, X_1)         novel (finite variance at every t)
 hence of every gamma A + (1 - gamma) B. All forms here are this one with a gamma; target score matching is
 gamma = -beta^2 / (alpha^2 s^2). Loss: E[ (R + q) |g_theta - gamma A - (1 - gamma) B|^2 / max(1, 1 - gamma)^2 ], R uniform in
 its logarithm.
 
+A Gaussian base has g_base = 0, and B is minus its lean adjoint. Any other base is itself a tilt of that Gaussian, by a reward
+whose gradient is g_base(1, x) = grad log p_base(x) + x / s^2 and whose g is g_base(t, x) = (D(x, t) - m) / R. So p* is a tilt
+of the Gaussian by both rewards together, the forms above give its g, and the control is what the base lacks of it.
+
 X_1 ~ p* is reached by weights of the stored path, or on-policy as the fixed point (then gamma < 1 is needed: with
-gamma = 1 every control reproduces itself). Problems without a Gaussian base are refused.
+gamma = 1 every control reproduces itself).
 Sources: De Bortoli et al. (2024), arXiv 2402.08667 (target score matching and mixing); arXiv 2402.06320 (novel);
 Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; Havens et al. (2025), arXiv 2504.11713 (replay, adjoint sampling).
 """
@@ -38,7 +42,6 @@ def mixture_score_matching(
     clip: float = CLIP,
 ) -> Objective:
     """Any gamma_t, a `Mixture` (default: gamma = R / (R + q), q the problem's resolution). `times` is the grid of the paths."""
-    _needs_gaussian(problem, "score matching")
     mixture = at_resolution(problem) if mixture is None else mixture
 
     def one(params: Learned, key: Key, end: EndPoints) -> Array:
@@ -48,7 +51,7 @@ def mixture_score_matching(
         m, residual, gain = _coordinates(problem, t, x)
         gamma = mixture.weight(params.extra, t)
         target = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
-        g = network.apply(params.control, t, x) / gain
+        g = network.apply(params.control, t, x) / gain + problem.process.slope(t, x)
         scale = jnp.maximum(1.0, 1 - gamma)  # below gamma = 0 the target is extrapolated, and its variance with it
         return jnp.sum((residual + problem.resolution) * jnp.square((g - target) / scale))
 
@@ -89,7 +92,6 @@ def target_score_matching(
     path, scale = problem.process.path, problem.process.scale
 
     def weight(extra: None, t: Array) -> Array:
-        assert scale is not None
         return -jnp.minimum(path.noise2(t) / jnp.maximum(path.signal2(t) * scale**2, 1e-12), GAMMA_MAX)
 
     return mixture_score_matching(problem, network, times, mixture=Mixture(nothing, weight), replay=replay, clip=clip)
@@ -115,10 +117,9 @@ def adjoint_sampling(
 ) -> Objective:
     """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted buffer of its own samples.
 
-    The regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient steps an energy
-    evaluation. When not to use it: separated modes (nothing holds on to a mode that the control forgets).
+    On a Gaussian base the regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient
+    steps an energy evaluation. When not to use it: separated modes (nothing holds on to a mode that the control forgets).
     """
-    _needs_gaussian(problem, "adjoint_sampling")
     return novel_score_matching(problem, network, times, replay=replay, clip=clip)
 
 
@@ -131,7 +132,6 @@ def minimum_variance(
     minimum-variance mixture gamma_t = E[(B - g)(B - A)] / E[(B - A)^2]. Within a Gaussian mode of variance v it is exact
     with 1/q' = 1/v - 1/s^2, and has no variance at all.
     """
-    _needs_gaussian(problem, "minimum_variance")
     return mixture_score_matching(problem, network, times, mixture=learned(problem, bins), replay=replay, clip=clip)
 
 
@@ -143,7 +143,6 @@ def constant(gamma: float) -> Mixture:
 def at_resolution(problem: Problem) -> Mixture:
     """gamma = R / (R + q): least variance when every mode has the variance q of the problem's resolution."""
     residual = problem.process.residual
-    assert residual is not None
     return scheduled(lambda t: residual(t) / (residual(t) + problem.resolution))
 
 
@@ -155,7 +154,6 @@ def scheduled(gamma: Callable[[Array], Array]) -> Mixture:
 def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
     """gamma = R / (R + q') with log q' = log q + rate * table[bin of log R]; `rate` sets its speed against the network's."""
     residual, scale = problem.process.residual, problem.process.scale
-    assert residual is not None and scale is not None
     depth = jnp.log(scale**2 / (0.3 * problem.resolution))
 
     def init() -> Array:
@@ -172,10 +170,4 @@ def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
 
 def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
     process = problem.process
-    assert process.response and process.residual and process.gain
     return process.response(t) * x, process.residual(t), process.gain(t)
-
-
-def _needs_gaussian(problem: Problem, name: str) -> None:
-    if problem.process.response is None:
-        raise ValueError(f"{name} needs a Gaussian process; got one known by its velocity or score. Use adjoint_matching.")
