@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tiltjax import annealing
 from tiltjax.types import Problem, Process, Target
 
 RESOLUTION = 1e-3
@@ -70,6 +71,49 @@ def tilt(process: Process, reward: Callable[[Array], Array], *, resolution: floa
     """
     check_scalar(reward, process.shape, "reward")
     return Problem(process, traced_once(reward), _resolution(resolution, process))
+
+
+def annealed(
+    problem: Problem,
+    tilt: annealing.Tilt | None = None,
+    noise: Callable[[Array], Array] | float | None = None,
+) -> Problem:
+    """The same tilt, reached along rho_t proportional to p_t exp(r_t): what is learned is then a drift g (CMCD, NETS, SMC).
+
+    tilt(t, x) -> r_t(x), r_1 = reward and r_0 constant (default t * reward: `annealing.scaled`); noise: sigma_t > 0, a number
+    or a function of t (default: the process's scale), free to change after training. The base's p_0 must have a density.
+
+    Raises ValueError when r_1 is not the reward, r_0 is not constant, or the noise is not positive.
+    """
+    base = problem.process
+    if problem.anneal is not None:
+        raise ValueError("this problem is annealed already; pass annealed the one that it was made from.")
+    level = base.scale if noise is None else noise
+    sigma = level if callable(level) else (lambda t: jnp.full_like(t, level))
+    tilt = annealing.scaled(problem.reward) if tilt is None else tilt
+    _check_anneal(problem, tilt, sigma)
+    made = annealing.anneal(base, tilt, sigma)
+    return problem._replace(process=annealing.process(made), anneal=made)
+
+
+def _check_anneal(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array], Array]) -> None:
+    base, real = problem.process, jax.dtypes.canonicalize_dtype(float)
+    zero, one = jnp.zeros((), real), jnp.ones((), real)
+    start = jnp.square(base.path.alpha(0.0)) * base.scale**2 + jnp.square(base.path.beta(0.0))
+    if not float(start) > 0:
+        raise ValueError(
+            "the base starts from a point (X_0 = 0); annealing needs a p_0 with a density. Use paths.trigonometric()."
+        )
+    for t in (zero, 0.5 * one, one):
+        if not float(sigma(t)) > 0:
+            raise ValueError(f"noise is sigma_t of the dynamics and must be positive; got {float(sigma(t))} at t = {float(t)}.")
+    x = 0.3 * base.scale * jax.random.normal(jax.random.key(0), (3, *base.shape), real)
+    first = jax.vmap(lambda x: tilt(zero, x))(x)
+    last, reward = jax.vmap(lambda x: tilt(one, x))(x), jax.vmap(problem.reward)(x)
+    if not bool(jnp.allclose(last, reward, rtol=1e-2, atol=1e-3)):
+        raise ValueError(f"a tilt path ends in the reward, r_1 = r; got r_1 = {last} where r = {reward}.")
+    if not bool(jnp.ptp(first) <= 1e-4 * (1 + jnp.max(jnp.abs(reward)))):
+        raise ValueError(f"a tilt path starts constant (r_0 = 0, say); got r_0 = {first} at three points.")
 
 
 def traced_once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:

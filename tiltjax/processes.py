@@ -160,6 +160,14 @@ def _memoryless(path: GaussianPath, shape: tuple[int, ...], scale: float, slope:
         t = jnp.maximum(t, START)  # where kappa and eta begin
         return response(t) * slope(t, x) - x / variance(t)
 
+    def log_variance(t: Array) -> Array:  # of X_t; the factor that spread lacks is alpha / lift
+        t = jnp.maximum(t, START)
+        return jnp.log(spread(t)) + jnp.log(path.alpha(t) / path.lift(t))
+
+    def velocity(t: Array, x: Array) -> Array:  # kappa x + eta s, without the difference of large numbers at t = 0
+        widening = jax.grad(log_variance)(jnp.maximum(t, START))
+        return 0.5 * widening * x + path.eta(t) * response(t) * slope(t, x)
+
     return Process(
         path=path,
         shape=tuple(shape),
@@ -168,7 +176,7 @@ def _memoryless(path: GaussianPath, shape: tuple[int, ...], scale: float, slope:
         drift=lambda t, x: path.kappa(t) * x + 2 * path.eta(t) * score(t, x),
         backward_drift=lambda t, x: path.kappa(t) * x,
         diffusion=lambda t: jnp.sqrt(2 * path.eta(t)),
-        velocity=lambda t, x: path.kappa(t) * x + path.eta(t) * score(t, x),
+        velocity=velocity,
         score=score,
         slope=slope,
         transition=transition,
@@ -205,3 +213,14 @@ def euler(process: Process) -> Process:
 def noise(process: Process, t: Scalar, x1: Array, xi: Array) -> Array:
     """X_t | X_1 = x1 from the noising kernel: alpha_t x1 + beta_t xi. Tilts keep it."""
     return process.path.alpha(t) * x1 + process.path.beta(t) * xi
+
+
+def denoise(process: Process, t: Array, x: Array) -> Array:
+    """D(x, t) = E[X_1 | X_t = x] = m + R g_base of the base."""
+    return process.response(t) * x + process.residual(t) * process.slope(t, x)
+
+
+def log_marginal(process: Process, t: Array, x: Array) -> Array:
+    """log p_t(x), normalized, of a Gaussian base: N(0, alpha^2 s^2 + beta^2)."""
+    variance = jnp.square(process.path.alpha(t)) * process.scale**2 + jnp.square(process.path.beta(t))
+    return -0.5 * jnp.sum(jnp.square(x)) / variance - 0.5 * x.size * jnp.log(2 * jnp.pi * variance)

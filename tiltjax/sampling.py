@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, sde, weights
+from tiltjax import checkpoints, dynamics, sde, weights
 from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_key
 
 
@@ -106,10 +106,11 @@ def sampler(
 
     def back(params: Params, keys: Key, times: Array, x: Array) -> Samples:
         def one(key: Key, x: Array) -> Samples:
-            path = sde.simulate_backward(
-                problem.process, lambda t, y: network.apply(params, t, y), times, key, problem.encode(x)
-            )
-            return Samples(x, weights.girsanov(problem.process, problem.reward, path))
+            def control(t: Array, y: Array) -> Array:
+                return network.apply(params, t, y)
+
+            path = dynamics.simulate_backward(problem, control, times, key, problem.encode(x))
+            return Samples(x, dynamics.log_weight(problem, control, path))
 
         return jax.vmap(one)(keys, x)
 
@@ -118,9 +119,8 @@ def sampler(
 
 def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Samples:
     """One particle and its log weight, r(X_1) + log dP_base/dP_u; a non-finite weight counts for nothing (-inf)."""
-    end = sde.simulate(problem.process, control, times, key)
-    log_weight = end.log_ratio + problem.reward(end.x)
-    return Samples(problem.decode(end.x), jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf))
+    x, log_weight = dynamics.simulate(problem, control, times, key)
+    return Samples(problem.decode(x), jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf))
 
 
 def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:

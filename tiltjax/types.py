@@ -100,8 +100,25 @@ class Process(NamedTuple):
     log_density: LogDensity | None = None
 
 
+class Anneal(NamedTuple):
+    """A tilt path r_t, r_1 = reward: rho_t proportional to p_t exp(r_t) leads from p_0 to p*; and the dynamics along it.
+
+    `tilt(t, x) -> r_t(x)`; `noise(t) -> sigma_t > 0`, any. `fields(t, x) -> Fields` is all that the two kernels of a step need
+    at one state; `increment(t, t', x, x', fields, fields', g, g')` is the step's share of log w under the drift g.
+    """
+
+    base: Process
+    tilt: Callable[[Array, Array], Array]
+    noise: Callable[[Array], Array]
+    fields: Callable[[Array, Array], "Fields"]
+    increment: Callable[..., Array]
+
+
 class Problem(NamedTuple):
     """The tilt p*(x) proportional to p_base(x) exp(reward(x)).
+
+    `anneal` is set by `problems.annealed`: then `process` makes the steps of section "annealed" of the docs, and what is
+    learned is a drift g beside them, in place of a control u.
 
     `resolution` is the smallest variance at which p* has structure (it sets the end of the log-SNR grid and the
     scale of the networks); `decode` maps one particle to the user's coordinates (an affine preconditioner undone).
@@ -113,6 +130,7 @@ class Problem(NamedTuple):
     decode: Callable[[Array], Array] = lambda x: x
     encode: Callable[[Array], Array] = lambda x: x
     target: Target | None = None
+    anneal: Anneal | None = None
 
 
 class Network(NamedTuple):
@@ -121,6 +139,7 @@ class Network(NamedTuple):
     init: Callable[[Key], Params]
     apply: Control
     gradient_evaluations: int = 0  # of the density, in one call of apply
+    potential: Callable[[Params, Array, Array], Array] | None = None  # (params, t, x) -> phi, where apply is grad phi
 
 
 class Mixture(NamedTuple):
@@ -194,6 +213,18 @@ class Path(NamedTuple):
     x: Array
     control: Array
     noise: Array
+
+
+class Fields(NamedTuple):
+    """At one state of an annealed path: the base's velocity v and score s, grad r_t, and log rho_t.
+
+    log_rho is r_t + log p_t where the base has a density, r_t where it has none.
+    """
+
+    velocity: Array
+    score: Array
+    slope: Array
+    log_rho: Array
 
 
 class Samples(NamedTuple):

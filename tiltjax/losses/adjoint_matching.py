@@ -37,7 +37,7 @@ def adjoint_matching(
     chosen = min(num_times, steps)
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return labelled_paths(problem, network, times, params, key, n, lambda path: labelled(problem, path))
+        return labelled_paths(problem, network, times, params, key, n, lambda path, _: labelled(problem, path))
 
     def one(params: Learned, key: Key, data: Labelled) -> Array:
         def residual(k: Array) -> Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import paths, sde, weights
+from tiltjax import dynamics, paths, sde
 from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
 
 
@@ -48,13 +48,17 @@ def end_slope(problem: Problem, x: Array) -> tuple[Array, Array]:
 
 
 def labelled_paths(
-    problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, label: Callable[[Path], Any]
+    problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, label: Callable[[Path, Any], Any]
 ) -> Batch:
-    """n whole controlled paths: label(path) of each, and the path weight. One energy a particle, and what `label` costs."""
+    """n whole controlled paths: label(path, dynamics.known) of each, and the path weight."""
+
+    def control(t: Array, x: Array) -> Array:
+        return network.apply(params.control, t, x)
 
     def one(key: Key) -> tuple[Any, Array]:
-        path = sde.simulate_path(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
-        return label(path), weights.girsanov(problem.process, problem.reward, path)
+        path = sde.simulate_path(problem.process, control, times, key)
+        known = dynamics.known(problem, path)
+        return label(path, known), dynamics.log_weight(problem, control, path, known)
 
     data, log_weight = jax.vmap(one)(jax.random.split(key, n))
     return Batch(data, log_weight, jnp.zeros(n, bool))

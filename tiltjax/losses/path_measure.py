@@ -1,7 +1,8 @@
 """Losses on path measures: log w of a path under the present control, as a function of the control.
 
-On a stored path with z_k = (X_k+1 - mean_k) / std_k, log w = r(X_N) - sum_k [c_k.z_k - |c_k|^2 / 2] with
-c_k = sqrt(clock_k) u_theta: differentiable in theta for any path, whichever control drew it.
+On a stored path `dynamics.log_weight` is differentiable in the control for any path, whichever control drew it. On an annealed
+problem (`problems.annealed`) these are the losses of CMCD, Controlled Monte Carlo Diffusions: Vargas et al. (2024), arXiv
+2307.01050; the same three functions, with the drift g in place of the control u.
 """
 
 from collections.abc import Callable
@@ -11,17 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import sde
+from tiltjax import dynamics
 from tiltjax.losses.collect import labelled_paths, nothing
-from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+from tiltjax.types import Batch, Fields, Key, Learned, Network, Objective, Params, Path, Problem, Replay
 
 
-class Moves(NamedTuple):
-    """The states of a path (N, *shape), its standardized moves z (N, *shape), and its reward."""
+class Stored(NamedTuple):
+    """A path, and what its weight needs of the density (`dynamics.known`)."""
 
-    x: Array
-    z: Array
-    reward: Array
+    path: Path
+    known: Array | Fields
 
 
 def log_variance(problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=512)) -> Objective:
@@ -70,8 +70,7 @@ def relative_entropy(
     """
 
     def one(params: Learned, key: Key) -> Array:
-        end = sde.simulate(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
-        return -end.log_ratio - problem.reward(end.x)
+        return -dynamics.simulate(problem, lambda t, x: network.apply(params.control, t, x), times, key).log_weight
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
         del params
@@ -81,7 +80,8 @@ def relative_entropy(
         del key
         return jnp.mean(jax.vmap(one, (None, 0))(params, data))
 
-    return Objective(nothing, collect, loss, replay, weighted=False)
+    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
+    return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False)
 
 
 def _on_paths(
@@ -92,26 +92,16 @@ def _on_paths(
     init: Callable[[], Params],
     value: Callable[[Array, Params], Array],
 ) -> Objective:
-    process = problem.process
-
-    def label(path: Path) -> Moves:
-        c = jnp.sqrt(_clock(path.control)) * path.control
-        return Moves(path.x[:-1], c + path.noise, problem.reward(path.x[-1]))
-
-    def _clock(like: Array) -> Array:
-        clock = jax.vmap(process.clock)(times[:-1], times[1:])
-        return clock.reshape(-1, *(1,) * (like.ndim - 1))
-
-    def log_weight(params: Learned, moves: Moves) -> Array:
-        u = jax.vmap(network.apply, (None, 0, 0))(params.control, times[:-1], moves.x)
-        c = jnp.sqrt(_clock(u)) * u
-        return moves.reward - jnp.sum(c * moves.z) + 0.5 * jnp.sum(jnp.square(c))
-
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return labelled_paths(problem, network, times, params, key, n, label)
+        return labelled_paths(problem, network, times, params, key, n, Stored)
 
-    def loss(params: Learned, key: Key, data: Moves) -> Array:
+    def loss(params: Learned, key: Key, data: Stored) -> Array:
         del key
-        return value(jax.vmap(log_weight, (None, 0))(params, data), params.extra)
 
-    return Objective(init, collect, loss, replay, gradient_evaluations=0)
+        def one(stored: Stored) -> Array:
+            return dynamics.log_weight(problem, lambda t, x: network.apply(params.control, t, x), *stored)
+
+        return value(jax.vmap(one)(data), params.extra)
+
+    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients)

@@ -1,0 +1,115 @@
+"""How particles of a problem move, and what they weigh: the one place that knows memoryless and annealed problems apart.
+
+A memoryless process keeps its noising kernel under every control (`weights.girsanov`); the backward kernel of an annealed one
+depends on the drift, and its weight is that of Crooks. E[exp(log_weight) f(X_1)] = Z E_{p*}[f] in both.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import sde, weights
+from tiltjax.sde import ControlFn
+from tiltjax.types import Anneal, Fields, Key, Path, Problem, Samples
+
+
+class Walker(NamedTuple):
+    """A particle of an annealed problem: where it is, the fields and the drift there, and log w so far."""
+
+    x: Array
+    fields: Fields
+    drift: Array
+    log_weight: Array
+
+
+def simulate(problem: Problem, control: ControlFn, times: Array, key: Key) -> Samples:
+    """One particle from X_0 to X_1 in the process's coordinates, and its log weight."""
+    anneal = problem.anneal
+    if anneal is None:
+        end = sde.simulate(problem.process, control, times, key)
+        return Samples(end.x, end.log_ratio + problem.reward(end.x))
+    key_start, key_noise = jax.random.split(key)
+    xi = sde.noise(key_noise, len(times) - 1, problem.process.shape)
+    walker = start(anneal, control, times[0], problem.process.initial(key_start))
+
+    def step(walker: Walker, k: Array) -> tuple[Walker, None]:
+        return move(anneal, control, times[k], times[k + 1], walker, xi[k]), None
+
+    walker, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), walker, jnp.arange(len(times) - 1))
+    return Samples(walker.x, walker.log_weight)
+
+
+def known(problem: Problem, path: Path) -> Array | Fields:
+    """What log w of a stored path needs of the density, whatever the control: r(X_N), or the fields at all N + 1 states."""
+    if problem.anneal is None:
+        return problem.reward(path.x[-1])
+    return jax.vmap(problem.anneal.fields)(path.times, path.x)
+
+
+def evaluations(problem: Problem, num_steps: int) -> tuple[int, int]:
+    """Calls of the density and of its gradient that one stored path and its weight cost."""
+    return (1, 0) if problem.anneal is None else (num_steps + 1, 2 * num_steps + 1)
+
+
+def log_weight(problem: Problem, control: ControlFn, path: Path, given: Array | Fields | None = None) -> Array:
+    """log w of a stored path under `control`, whichever control drew it: differentiable in the control.
+
+    given: `known(problem, path)`, if it was kept.
+    """
+    given = known(problem, path) if given is None else given
+    if isinstance(given, Fields):
+        assert problem.anneal is not None
+        return jnp.sum(increments(problem.anneal, control, path, given))
+    u = jax.vmap(control)(path.times[:-1], path.x[:-1])
+    clock = jax.vmap(problem.process.clock)(path.times[:-1], path.times[1:]).reshape(-1, *(1,) * (u.ndim - 1))
+    # a move in units of its noise, sqrt(clock) old + noise, is that of any control
+    noise = path.noise + jnp.sqrt(clock) * (path.control - u)
+    return given + weights.girsanov(problem.process, lambda x: jnp.zeros((), x.dtype), path._replace(control=u, noise=noise))
+
+
+def increments(anneal: Anneal, control: ControlFn, path: Path, fields: Fields) -> Array:
+    """The share of each step in log w, (N,): their cumulative sums weigh X_k as a draw of rho_{t_k}."""
+    g = jax.vmap(control)(path.times, path.x)
+    states = (path.times, path.x, fields, g)
+    t, x, f, u = jax.tree.map(lambda leaf: leaf[:-1], states)
+    t1, x1, f1, u1 = jax.tree.map(lambda leaf: leaf[1:], states)
+    return jax.vmap(anneal.increment)(t, t1, x, x1, f, f1, u, u1)
+
+
+def start(anneal: Anneal, control: ControlFn, t: Array, x: Array) -> Walker:
+    """A walker at X_0, with weight 1."""
+    fields = anneal.fields(t, x)
+    return Walker(x, fields, control(t, x), jnp.zeros((), fields.log_rho.dtype))
+
+
+def move(anneal: Anneal, control: ControlFn, t: Array, t1: Array, walker: Walker, xi: Array) -> Walker:
+    """One step of an annealed problem; the fields and the drift are evaluated once a state. The states are those of `sde`."""
+    dt, sigma = t1 - t, anneal.noise(0.5 * (t + t1))
+    x, f, g, log_w = walker
+    drift = f.velocity + 0.5 * jnp.square(sigma) * (f.score + f.slope) + g
+    x1 = x + drift * dt + sigma * jnp.sqrt(dt) * xi
+    f1, g1 = anneal.fields(t1, x1), control(t1, x1)
+    return Walker(x1, f1, g1, log_w + anneal.increment(t, t1, x, x1, f, f1, g, g1))
+
+
+def simulate_backward(problem: Problem, control: ControlFn, times: Array, key: Key, x1: Array) -> Path:
+    """A path back from X_1 = x1, stored as the forward path that it would be. For x1 ~ p* it is a path of the tilt."""
+    if problem.anneal is None:
+        return sde.simulate_backward(problem.process, control, times, key, x1)
+    process = problem.process
+    xi = sde.noise(key, len(times) - 1, process.shape)
+
+    def step(x: Array, k: Array) -> tuple[Array, Array]:
+        t, t1 = times[k], times[k + 1]
+        mean, std = process.reverse(t, t1, x)
+        before = mean - control(t1, x) * (t1 - t) + std * xi[k]
+        return before, before
+
+    _, x = jax.lax.scan(step, x1, jnp.arange(len(times) - 1), reverse=True)
+    u = jax.vmap(control)(times[:-1], x)
+    x = jnp.concatenate([x, x1[None]])
+    mean, std = jax.vmap(process.transition)(times[:-1], times[1:], x[:-1])
+    dt = (times[1:] - times[:-1]).reshape(-1, *(1,) * (u.ndim - 1))
+    return Path(times, x, u, (x[1:] - mean - u * dt) / std.reshape(dt.shape))
