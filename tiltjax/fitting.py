@@ -1,5 +1,6 @@
 """`fit`: from a density to a sampler, with defaults that need no tuning; `load`: back from disk."""
 
+import functools
 import math
 import pathlib
 import time
@@ -131,7 +132,8 @@ def load(
         affine = problems.Affine(jnp.asarray(record["location"]), jnp.asarray(record["scale"]))
         problem = _whitened(problem, affine, record["resolution"])
     net = network if isinstance(network, Network) else network(problem)
-    params = checkpoints.load_arrays(directory, jax.eval_shape(net.init, jax.random.key(0)))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    params = checkpoints.load_arrays(directory, shapes, _same_network(record.get("network", ""), network))
     return sampling.sampler(problem, net, params, grid or default_grid(problem), num_steps=record["num_steps"], record=record)
 
 
@@ -158,14 +160,28 @@ def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Pro
 
 
 def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:
-    name = getattr(network, "__name__", type(network).__name__)
     return {
         "format": 1,
         "shape": list(problem.process.shape),
         "resolution": problem.resolution,
-        "network": name,
+        "network": _network_name(network),
         **found,
     }
+
+
+def _network_name(network: Any) -> str:
+    """Of the constructor, that of a functools.partial too."""
+    while isinstance(network, functools.partial):
+        network = network.func
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _same_network(saved: str, network: Any) -> str:
+    """What `load` was given beside what it needs, where both have a name."""
+    got, anonymous = _network_name(network), ("", "Network", "partial", "<lambda>")
+    if got == saved or got in anonymous or saved in anonymous:
+        return "Pass load the network that the sampler was fitted with, of the same width and depth."
+    return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
 
 
 def _probe(problem: Problem) -> list[float]:

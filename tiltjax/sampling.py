@@ -113,7 +113,8 @@ def sampler(
 
         return jax.vmap(one)(keys, x)
 
-    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record or {"format": 1}, report)
+    record = record or {"format": 1, "shape": list(problem.process.shape)}
+    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record, report)
 
 
 def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Samples:
