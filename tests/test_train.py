@@ -212,6 +212,9 @@ def test_the_ring_samples_by_weight_and_never_what_has_none():
         (Replay(4, 10, batch_size=2), {}, "multiple of num_particles.*capacity=10"),
         (Replay(4, 8), {}, "positive batch_size.*batch_size=0"),
         (Replay(4, weighting=weights.truncated), {}, "needs a replay buffer.*capacity=0"),
+        (Replay(4), {"average": 2.0}, r"in \[0, 1\) \(0: no averaging\); got 2.0"),
+        (Replay(4), {"average": 1.0}, r"in \[0, 1\).*; got 1.0"),
+        (Replay(4), {"average": float("nan")}, r"in \[0, 1\).*; got nan"),
         (Replay(4), {"max_norm": 0.0}, r"must be positive \(inf: no clipping\); got 0.0"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 import pathlib
 import time
 from collections.abc import Callable
@@ -54,7 +55,7 @@ def fit(
     Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
-    _check(key, num_updates, num_steps, learning_rate)
+    _check(key, num_updates, num_steps, sampling_steps, learning_rate)
     _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
@@ -73,7 +74,7 @@ def fit(
         objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
     )
 
-    num_rounds = -(-int(num_updates) // replay.gradient_steps)
+    num_rounds = -(-num_updates // replay.gradient_steps)
     chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
     record = _record(problem, found, network)
     settings = (
@@ -215,11 +216,15 @@ def _report(
     )
 
 
-def _check(key: Any, num_updates: int, num_steps: int, learning_rate: float) -> None:
+def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
     if not is_key(key):
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
-    if min(num_updates, num_steps) < 1 or num_updates != int(num_updates) or num_steps != int(num_steps):
-        raise ValueError(f"num_updates and num_steps must be positive whole numbers; got {num_updates} and {num_steps}.")
+    counts = (num_updates, num_steps, sampling_steps)
+    if not all(isinstance(n, numbers.Integral) and n > 0 for n in counts):
+        raise ValueError(
+            "num_updates, num_steps and sampling_steps must be positive ints (20_000, not 2e4); "
+            f"got {num_updates!r}, {num_steps!r} and {sampling_steps!r}."
+        )
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
 
