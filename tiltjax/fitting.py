@@ -38,6 +38,7 @@ def fit(
     location: Array | float = 0.0,
     scale: float = 1.0,
     checkpoint: str | pathlib.Path | None = None,
+    checkpoint_seconds: float = 30.0,
     progress: bool = True,
 ) -> sampling.Sampler:
     """Trains a control for a target or a problem, and returns the sampler.
@@ -49,8 +50,9 @@ def fit(
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
     network: a constructor `problem -> Network`, or a Network. optimizer: optax (default Adam, learning rate cosine to 0).
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
-    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory; a killed
-    run that is started again with the same arguments goes on from it, to bitwise the same parameters.
+    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
+    every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
+    parameters.
 
     Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
@@ -93,6 +95,7 @@ def fit(
         num_rounds,
         chunk=chunk,
         checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
         fingerprint=f"{settings} {replay._replace(weighting=None)}",
         progress=progress,
     )

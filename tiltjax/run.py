@@ -42,6 +42,8 @@ def run(
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
     others beside the key, the length and the shapes.
     """
+    if not checkpoint_seconds >= 0:
+        raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
     num_chunks = -(-num_rounds // chunk)
     shape = jax.eval_shape(trainer.init, key)
     identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
