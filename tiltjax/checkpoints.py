@@ -102,14 +102,18 @@ def load_arrays(directory: str | pathlib.Path, like: Any, hint: str = "") -> Any
             tree = checkpointer.restore(path)
     # by name: orbax returns dicts of strings, whose order is another than that of fields and of more than ten layers
     found, wanted = _named(tree), _named(like)
-    shapes = [{name: jnp.shape(leaf) for name, leaf in leaves.items()} for leaves in (found, wanted)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the saved parameters do not fit the network: {_difference(*shapes)}. {hint}".rstrip())
+    if _shapes(found) != _shapes(wanted):
+        differ = _difference(_shapes(found), _shapes(wanted))
+        raise ValueError(f"the saved parameters do not fit the network: {differ}. {hint}".rstrip())
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[name]) for name in wanted])
 
 
 def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(where, simple=True, separator="."): leaf for where, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _shapes(named: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: jnp.shape(leaf) for name, leaf in named.items()}
 
 
 def _difference(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], most: int = 4) -> str:
