@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 import pathlib
 import time
 from collections.abc import Callable
@@ -98,6 +97,7 @@ def fit(
         checkpoint_seconds=checkpoint_seconds,
         fingerprint=f"{settings} {replay._replace(weighting=None)}",
         progress=progress,
+        updates=replay.gradient_steps,
     )
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
     control = done.state.average.control
@@ -222,12 +222,8 @@ def _report(
 def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
     if not is_key(key):
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
-    counts = (num_updates, num_steps, sampling_steps)
-    if not all(isinstance(n, numbers.Integral) and n > 0 for n in counts):
-        raise ValueError(
-            "num_updates, num_steps and sampling_steps must be positive ints (20_000, not 2e4); "
-            f"got {num_updates!r}, {num_steps!r} and {sampling_steps!r}."
-        )
+    for name, value in (("num_updates", num_updates), ("num_steps", num_steps), ("sampling_steps", sampling_steps)):
+        sampling.positive_int(name, value)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
 

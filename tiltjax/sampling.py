@@ -58,7 +58,7 @@ class Sampler(NamedTuple):
         A particle depends on its own key alone, so `batch_size` (particles at once) changes memory, not draws. More steps than
         in training raise the ESS. Raises TypeError for counts that are not ints, ValueError where they are not positive.
         """
-        _count("num_particles", num_particles)
+        positive_int("num_particles", num_particles)
         times = self._times(key, num_steps)
         keys = jax.random.split(key, num_particles)
         return _batched(lambda k: self.forward(self.params, k, times), (keys,), batch_size)
@@ -70,14 +70,14 @@ class Sampler(NamedTuple):
         """
         if x.shape[1:] != tuple(self.problem.process.shape):
             raise ValueError(f"x must be (n, *{self.problem.process.shape}); got shape {x.shape}.")
-        _count("the number of particles in x", x.shape[0])
+        positive_int("the number of particles in x", x.shape[0])
         times = self._times(key, num_steps)
         keys = jax.random.split(key, x.shape[0])
         return _batched(lambda k, y: self.back(self.params, k, times, y), (keys, x), batch_size)
 
     def resample(self, key: Key, samples: Samples, num_particles: int | None = None) -> Array:
         """Equally weighted draws (n, *shape) by systematic resampling of weighted ones."""
-        n = samples.log_weight.size if num_particles is None else _count("num_particles", num_particles)
+        n = samples.log_weight.size if num_particles is None else positive_int("num_particles", num_particles)
         return samples.x[weights.resample(key, samples.log_weight, n)]
 
     def save(self, directory: str | pathlib.Path) -> None:
@@ -87,7 +87,7 @@ class Sampler(NamedTuple):
     def _times(self, key: Key, num_steps: int | None) -> Array:
         if not is_key(key):
             raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}.")
-        return self.grid(_count("num_steps", self.num_steps if num_steps is None else num_steps))
+        return self.grid(positive_int("num_steps", self.num_steps if num_steps is None else num_steps))
 
 
 def sampler(
@@ -128,13 +128,13 @@ def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Sa
 def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:
     """f over slices of `batch_size`, the last one padded: one compiled program, dispatched without waiting."""
     n = inputs[0].shape[0]
-    size = min(n, _count("batch_size", batch_size))
+    size = min(n, positive_int("batch_size", batch_size))
     index = jnp.arange(-(-n // size) * size) % n
     parts = [f(*(leaf[index[i : i + size]] for leaf in inputs)) for i in range(0, len(index), size)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)
 
 
-def _count(name: str, value: Any) -> int:
+def positive_int(name: str, value: Any) -> int:
     """`value`, checked to be a positive int (or a scalar integer array)."""
     try:
         count = operator.index(value)
