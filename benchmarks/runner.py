@@ -201,7 +201,8 @@ def _known(name: str, table: Any, what: str) -> None:
 
 def _defaults(function: Any) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("progress", "checkpoint")}
+    left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in left_out}
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:

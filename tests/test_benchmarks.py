@@ -14,6 +14,7 @@ import tiltjax as tj
 from benchmarks import cases, ceiling, metrics, report, runner, speed
 from benchmarks.__main__ import main, parser
 from benchmarks.demo import demo
+from benchmarks.demo import table as demo_table
 
 QUIET = Console(quiet=True)
 DESIGN = """
@@ -159,6 +160,87 @@ def test_the_table_of_ceilings_orders_the_grids():
 
 def test_every_key_of_a_line_is_there():
     assert set(DESIGN) <= set(runner.KEYS)
+
+
+def test_figures_are_of_the_draws_that_they_name():
+    """Draws of the two modes by halves, weighted to 1/4 and 3/4; backward weights that no sampler has: all of exp(0.3)."""
+    n, pairs, sizes = 2500, 3, []
+    target = tj.targets.gmm([[-5.0], [5.0]], 0.5, [0.25, 0.75])
+    halves = tj.targets.gmm([[-5.0], [5.0]], 0.5)
+    assert target.sample is not None and halves.sample is not None
+
+    def counted(key: jax.Array, n: int) -> jax.Array:
+        sizes.append(n)
+        return target.sample(key, n)
+
+    def forward(params: tuple, keys: jax.Array, times: jax.Array) -> tj.Samples:
+        x = jax.vmap(lambda key: halves.sample(key, 1)[0])(keys)
+        return tj.Samples(x, jax.vmap(target.log_density)(x) - jax.vmap(halves.log_density)(x))
+
+    def back(params: tuple, keys: jax.Array, times: jax.Array, x: jax.Array) -> tj.Samples:
+        return tj.Samples(x, jnp.full(len(x), 0.3))
+
+    problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (1,)))
+    sampler = tj.sampling.sampler(problem, tj.networks.zero(problem), (), tj.paths.uniform, num_steps=7)
+    sampler = sampler._replace(forward=forward, back=back)
+    case = cases.Case(lambda: target._replace(sample=counted))
+    draws, resampled, figures = runner.judge(sampler, case, jax.random.key(0), n, pairs)
+
+    right, fraction = math.log(1.5), float(jnp.mean(draws.x > 0))
+    assert abs(fraction - 0.5) < 5 * 0.5 / math.sqrt(n)
+    mean = 0.5 + fraction  # of the weights, 3/2 at the right and 1/2 at the left
+    expected = {
+        "num_draws": n,
+        "num_steps": 7,
+        "ess": mean**2 / (0.25 + 2 * fraction),
+        "forward_ess": 1.0,
+        "log_z": math.log(mean),
+        "log_z_error": math.log(mean),
+        "elbo": fraction * right + (1 - fraction) * math.log(0.5),
+        "eubo": 0.3,
+        "mode_entropy": -(fraction * math.log(fraction) + (1 - fraction) * math.log(1 - fraction)) / math.log(2),
+        "mode_total_variation": 0.75 - fraction,
+        "mode_total_variation_resampled": abs(float(jnp.mean(resampled > 0)) - 0.75),
+    }
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert figures["mode_total_variation_resampled"] < 0.05 < figures["mode_total_variation"]
+    assert figures["mode_total_variation_floor"] < 0.05
+    assert max(figures["energy_w2_resampled"], figures["energy_w2_floor"]) < 0.5 * figures["energy_w2"]
+    # floors are of as many exact draws as are judged: all for modes, the first 2000 for energies
+    assert sorted(sizes) == [2000] * (1 + 2 * pairs) + [n] * (1 + 2 * pairs)
+
+
+def test_tables_have_each_figure_in_its_place():
+    """Each key has a number of its own."""
+    line = _line(**{name: 100.0 + i for i, name in enumerate(runner.KEYS) if _line()[name] == 0.5}, ess=99.0)
+    shown: dict[str, list] = {}
+    for column in report.COLUMNS:
+        shown.setdefault(column.heading, []).append(column.value(line))
+    assert shown["ESS"] == [line["ess"]] and shown["ceiling"] == [line["ess_ceiling"]]
+    assert shown["forward ESS"] == [line["forward_ess"]]
+    distances = ("mode_total_variation", "energy_w2")
+    assert [shown["mode TV raw"], shown["energy W2 raw"]] == [[line[name]] for name in distances]
+    assert shown["resampled"] == [line[name + "_resampled"] for name in distances]
+    assert shown["floor"] == [line[name + "_floor"] for name in distances]
+
+    label, value, other = ([str(cell) for cell in column.cells] for column in demo_table(line).columns[:3])
+    rows = {name: (float(v.split()[0].replace(",", "")), o.split()[:1]) for name, v, o in zip(label, value, other, strict=True)}
+    exact = f"{line['log_z'] - line['log_z_error']:.4f}"
+    floors = {name: [f"{line[name + '_floor']:.4f}"] for name in distances}
+    expected = {
+        "log Z": (line["log_z"], [exact]),
+        "ELBO": (line["elbo"], [exact]),
+        "EUBO": (line["eubo"], [exact]),
+        "ESS": (line["ess"], [f"{line['ess_ceiling']:.3f}"]),
+        "forward ESS": (line["forward_ess"], ["1"]),
+        "mode TV, raw": (line["mode_total_variation"], floors["mode_total_variation"]),
+        "mode TV, resampled": (line["mode_total_variation_resampled"], floors["mode_total_variation"]),
+        "energy W2, raw": (line["energy_w2"], floors["energy_w2"]),
+        "energy W2, resampled": (line["energy_w2_resampled"], floors["energy_w2"]),
+        "energy calls": (line["energy_evaluations"], []),
+        "gradient calls": (line["gradient_evaluations"], []),
+    }
+    assert {name: rows[name] for name in expected} == expected
 
 
 @pytest.mark.float32

@@ -32,6 +32,18 @@ def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):
         fit(0.5, tmp_path / "run", learning_rate=1e-3)
 
 
+def test_seconds_between_checkpoints(tmp_path, capsys):
+    """0: after every round of 100 updates, of which the newest two are kept; infinity: at the end alone."""
+    options = {"num_updates": 300, "replay": REPLAY._replace(gradient_steps=100), "progress": True}
+    for seconds, saves in ((0.0, ["2", "3"]), (float("inf"), ["3"])):
+        directory = tmp_path / str(seconds)
+        fit(0.5, directory, checkpoint_seconds=seconds, **options)
+        assert sorted(p.name for p in directory.iterdir() if p.name.isdigit()) == saves
+        assert "300/300" in capsys.readouterr().out  # the bar counts updates, as num_updates does
+    with pytest.raises(ValueError, match=r"time between saves, 0 or more; got -1\.0"):
+        fit(0.5, tmp_path / "negative", checkpoint_seconds=-1.0)
+
+
 def test_a_saved_sampler_is_no_checkpoint(tmp_path):
     fit(0.5, tmp_path / "run").save(tmp_path / "saved")
     with pytest.raises(ValueError, match="holds a saved sampler"):

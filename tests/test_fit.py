@@ -1,6 +1,7 @@
 """`fit` from end to end: three lines, few traces of the density, units that do not matter, save and load."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,10 +123,40 @@ def test_save_and_load(fitted, tmp_path):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="exists and is not empty"):
         sampler.save(tmp_path / "sampler")
-    with pytest.raises(ValueError, match=r"saved parameters do not fit the network: got arrays .*expected"):
-        tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.mlp, width=8))
+    # state.kernel (2, 24), the same in both, is no part of the difference
+    differ = r"do not fit the network: 6 arrays differ \(hidden\.1\.bias: saved nothing, expected \(24,\); .*; \.\.\.\)\. Pass"
+    with pytest.raises(ValueError, match=differ) as caught:
+        tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.mlp, width=24, depth=4))
+    assert "state" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"kernel: saved \(24, 24\), expected \(8, 8\)"):
+        tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.mlp, width=8, depth=1))
+    with pytest.raises(ValueError, match=r"fitted with the network mlp; got score_informed\. Pass load that of the fit"):
+        tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.score_informed, width=24, depth=1))
     with pytest.raises(ValueError, match=r"particles of shape \(2,\); got a problem of shape \(3,\)"):
         tj.load(tmp_path / "sampler", tj.targets.gaussian(jnp.zeros(3)))
+
+
+class Pair(NamedTuple):
+    """Fields out of alphabetical order."""
+
+    w: jax.Array
+    b: jax.Array
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"layers": {i: jnp.full(2, float(i)) for i in range(12)}}, Pair(jnp.ones(2), jnp.zeros(2)), ()],
+    ids=["more than ten layers", "fields", "none"],
+)
+def test_arrays_are_saved_and_loaded_by_name(params, tmp_path):
+    """In all of these, the order in which they are stored is another, and the shapes do not show it."""
+    problem = tj.problems.sampling(tj.targets.gaussian(), tj.processes.gaussian(tj.paths.linear(), (2,), 2.0))
+    network = tj.Network(lambda key: params, lambda params, t, x: jnp.zeros_like(x))
+    tj.sampling.sampler(problem, network, params, tj.paths.uniform).save(tmp_path / "saved")
+    loaded = tj.load(tmp_path / "saved", problem, network=network)
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
+    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.float32

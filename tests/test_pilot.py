@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tiltjax import pilot, targets
 
@@ -48,10 +49,30 @@ def test_two_modes_with_a_hard_wall_between():
         mode = jax.nn.logsumexp(jnp.stack([-0.5 * jnp.sum(jnp.square((x - c) / 0.5)) for c in (-6.0, 6.0)]))
         return jnp.where(jnp.abs(x[0]) < 1.0, -jnp.inf, mode)
 
-    found = pilot.pilot(jax.random.key(2), log_density, (2,), **FEW)
+    with pytest.warns(UserWarning, match=r"not finite at 1\d\.\d% of the draws"):  # P(|6 z| < 1) = 0.132
+        found = pilot.pilot(jax.random.key(2), log_density, (2,), **FEW)
     right = np.asarray(found.particles[:, 0] > 0).mean()
     assert 0.2 < right < 0.8
     x = np.asarray(found.particles)
     np.testing.assert_allclose(np.abs(x).mean(0), 6.0, atol=0.3)
     scale = np.asarray(jnp.linalg.norm(found.affine.scale.reshape(2, -1), axis=1)).max()
     assert 0.25 / 4 < found.resolution * scale**2 < 0.25 * 4
+
+
+def test_a_bounded_support_is_warned_of():
+    """Uniform on a square: each side is 2 sqrt(3) standard deviations, P(|z| < sqrt(3))^2 = 0.840."""
+
+    def log_density(x):
+        return jnp.where(jnp.all(jnp.abs(x - 3.0) < 2.0), 0.0 * jnp.sum(x), -jnp.inf)
+
+    with pytest.warns(UserWarning, match="Transform bounded variables") as caught:
+        pilot.pilot(jax.random.key(3), log_density, (2,), **FEW)
+    lost = float(str(caught[0].message).split("%")[0].split()[-1]) / 100
+    assert abs(lost - 0.160) < 0.06  # 512 draws, and a width found by 512 particles
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("target", [targets.funnel(4), targets.many_well(4)], ids=["funnel", "many_well"])
+def test_heavy_tails_and_steep_walls_are_not(target):
+    """A warning is an error here."""
+    pilot.pilot(jax.random.key(4), target.log_density, (4,), num_particles=256, final_moves=2)

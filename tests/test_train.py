@@ -146,6 +146,8 @@ def test_progress_is_shown(capsys):
     trainer = train.trainer(objective(counting), NETWORK, SGD)
     run.run(trainer, jax.random.key(5), 2, progress=True)
     assert "2/2" in capsys.readouterr().out
+    run.run(trainer, jax.random.key(5), 2, progress=True, updates=50)
+    assert "100/100" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,9 @@ def test_the_ring_samples_by_weight_and_never_what_has_none():
         (Replay(4, 10, batch_size=2), {}, "multiple of num_particles.*capacity=10"),
         (Replay(4, 8), {}, "positive batch_size.*batch_size=0"),
         (Replay(4, weighting=weights.truncated), {}, "needs a replay buffer.*capacity=0"),
+        (Replay(4), {"average": 2.0}, r"in \[0, 1\) \(0: no averaging\); got 2.0"),
+        (Replay(4), {"average": 1.0}, r"in \[0, 1\).*; got 1.0"),
+        (Replay(4), {"average": float("nan")}, r"in \[0, 1\).*; got nan"),
         (Replay(4), {"max_norm": 0.0}, r"must be positive \(inf: no clipping\); got 0.0"),
     ],
 )

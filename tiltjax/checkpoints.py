@@ -67,8 +67,9 @@ def save_arrays(directory: str | pathlib.Path, record: dict[str, Any], arrays: A
     if path.exists() and any(path.iterdir()):
         raise ValueError(f"{path} exists and is not empty; give save a new directory.")
     path.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(path / ARRAYS, jax.tree.map(np.asarray, arrays))
+    if jax.tree.leaves(arrays):  # orbax refuses an empty tree, that of networks.zero
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path / ARRAYS, jax.tree.map(np.asarray, arrays))
     (path / RECORD).write_text(json.dumps(record, indent=1))
 
 
@@ -91,19 +92,35 @@ def load_record(directory: str | pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def load_arrays(directory: str | pathlib.Path, like: Any) -> Any:
-    """The saved tree of arrays, in the structure of `like`. ValueError when the two do not fit."""
+def load_arrays(directory: str | pathlib.Path, like: Any, hint: str = "") -> Any:
+    """The saved tree of arrays, in the structure of `like`. ValueError, ending in `hint`, when the two do not fit."""
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(pathlib.Path(directory).absolute() / ARRAYS)
-    found, wanted = [[jnp.shape(leaf) for leaf in jax.tree.leaves(t)] for t in (tree, like)]
-    if found != wanted:
-        raise ValueError(
-            f"the saved parameters do not fit the network: got arrays of shapes {found[:4]}..., expected {wanted[:4]}.... "
-            "Pass load the network that the sampler was fitted with."
-        )
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)])
+    path, tree = pathlib.Path(directory).absolute() / ARRAYS, {}
+    if path.exists():
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore(path)
+    # by name: orbax returns dicts of strings, whose order is another than that of fields and of more than ten layers
+    found, wanted = _named(tree), _named(like)
+    if _shapes(found) != _shapes(wanted):
+        differ = _difference(_shapes(found), _shapes(wanted))
+        raise ValueError(f"the saved parameters do not fit the network: {differ}. {hint}".rstrip())
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[name]) for name in wanted])
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(where, simple=True, separator="."): leaf for where, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _shapes(named: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: jnp.shape(leaf) for name, leaf in named.items()}
+
+
+def _difference(found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], most: int = 4) -> str:
+    """The first `most` arrays that differ in shape, or that only one side has, and how many do."""
+    differ = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
+    parts = [f"{name}: saved {found.get(name, 'nothing')}, expected {wanted.get(name, 'nothing')}" for name in differ[:most]]
+    return f"{len(differ)} arrays differ ({'; '.join(parts)}{'; ...' if len(differ) > most else ''})"
 
 
 def _plain(tree: Any) -> Any:

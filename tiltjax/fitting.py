@@ -1,5 +1,6 @@
 """`fit`: from a density to a sampler, with defaults that need no tuning; `load`: back from disk."""
 
+import functools
 import math
 import pathlib
 import time
@@ -36,6 +37,7 @@ def fit(
     location: Array | float = 0.0,
     scale: float = 1.0,
     checkpoint: str | pathlib.Path | None = None,
+    checkpoint_seconds: float = 30.0,
     progress: bool = True,
 ) -> sampling.Sampler:
     """Trains a control for a target or a problem, and returns the sampler.
@@ -47,13 +49,14 @@ def fit(
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
     network: a constructor `problem -> Network`, or a Network. optimizer: optax (default Adam, learning rate cosine to 0).
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
-    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory; a killed
-    run that is started again with the same arguments goes on from it, to bitwise the same parameters.
+    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
+    every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
+    parameters.
 
     Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
-    _check(key, num_updates, num_steps, learning_rate)
+    _check(key, num_updates, num_steps, sampling_steps, learning_rate)
     _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
@@ -72,7 +75,7 @@ def fit(
         objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
     )
 
-    num_rounds = -(-int(num_updates) // replay.gradient_steps)
+    num_rounds = -(-num_updates // replay.gradient_steps)
     chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
     record = _record(problem, found, network)
     settings = (
@@ -91,8 +94,10 @@ def fit(
         num_rounds,
         chunk=chunk,
         checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
         fingerprint=f"{settings} {replay._replace(weighting=None)}",
         progress=progress,
+        updates=replay.gradient_steps,
     )
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
     control = done.state.average.control
@@ -131,7 +136,8 @@ def load(
         affine = problems.Affine(jnp.asarray(record["location"]), jnp.asarray(record["scale"]))
         problem = _whitened(problem, affine, record["resolution"])
     net = network if isinstance(network, Network) else network(problem)
-    params = checkpoints.load_arrays(directory, jax.eval_shape(net.init, jax.random.key(0)))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    params = checkpoints.load_arrays(directory, shapes, _same_network(record.get("network", ""), network))
     return sampling.sampler(problem, net, params, grid or default_grid(problem), num_steps=record["num_steps"], record=record)
 
 
@@ -156,14 +162,28 @@ def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Pro
 
 
 def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:
-    name = getattr(network, "__name__", type(network).__name__)
     return {
         "format": 1,
         "shape": list(problem.process.shape),
         "resolution": problem.resolution,
-        "network": name,
+        "network": _network_name(network),
         **found,
     }
+
+
+def _network_name(network: Any) -> str:
+    """Of the constructor, that of a functools.partial too."""
+    while isinstance(network, functools.partial):
+        network = network.func
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _same_network(saved: str, network: Any) -> str:
+    """What `load` was given beside what it needs, where both have a name."""
+    got, anonymous = _network_name(network), ("", "Network", "partial", "<lambda>")
+    if got == saved or got in anonymous or saved in anonymous:
+        return "Pass load the network that the sampler was fitted with, of the same width and depth."
+    return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
 
 
 def _probe(problem: Problem) -> list[float]:
@@ -197,11 +217,11 @@ def _report(
     )
 
 
-def _check(key: Any, num_updates: int, num_steps: int, learning_rate: float) -> None:
+def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
     if not is_key(key):
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
-    if min(num_updates, num_steps) < 1 or num_updates != int(num_updates) or num_steps != int(num_steps):
-        raise ValueError(f"num_updates and num_steps must be positive whole numbers; got {num_updates} and {num_steps}.")
+    for name, value in (("num_updates", num_updates), ("num_steps", num_steps), ("sampling_steps", sampling_steps)):
+        sampling.positive_int(name, value)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
 

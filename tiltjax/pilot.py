@@ -8,6 +8,7 @@ Sources: Del Moral, Doucet, Jasra (2006); Neal (2011), arXiv 1206.1901.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def pilot(
 
     location, scale: of the start, whose standard deviations are 1, 10 and 100 times `scale` (say where the target is if it is
     further than that). Raises FloatingPointError when the density is not finite at any start, or leads the particles to
-    infinity.
+    infinity; warns (UserWarning) when it is not finite at more than 1 % of the draws of a Gaussian of its mean and covariance.
     """
     dim = math.prod(shape)
     if not (scale > 0 and math.isfinite(scale)):
@@ -104,8 +105,24 @@ def pilot(
             "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
     affine = _affine(state.x, covariance)
+    _warn_of_holes(jax.random.fold_in(key, 1), target, affine, num_particles)
     calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)
     return Pilot(affine, _resolution(affine, slope), state.x, calls)
+
+
+def _warn_of_holes(key: Key, target: LogDensity, affine: Affine, n: int, most: float = 0.01) -> None:
+    """The particles never leave the support. The sampler starts from a Gaussian of their width: does that?"""
+    x = jax.vmap(affine.forward)(jax.random.normal(key, (n, affine.location.size), affine.location.dtype))
+    lost = 1 - float(jnp.mean(jnp.isfinite(jax.jit(jax.vmap(target))(x))))
+    if lost > most:
+        warnings.warn(
+            f"log_density is not finite at {lost:.1%} of the draws of a Gaussian of the target's own mean and covariance: its "
+            "support is bounded or has holes, or it overflows. tiltjax works on all of R^d: a control has nothing to learn "
+            "from there, and the ESS suffers. Transform bounded variables (x = exp(y) for x > 0, a sigmoid for an interval), "
+            "and add the log Jacobian to log_density.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _start(key: Key, centre: Array, scale: float, n: int) -> Array:

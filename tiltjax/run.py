@@ -34,14 +34,17 @@ def run(
     checkpoint_seconds: float = 30.0,
     fingerprint: str = "",
     progress: bool = True,
+    updates: int = 1,
 ) -> Run:
     """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
 
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
-    others beside the key, the length and the shapes.
+    others beside the key, the length and the shapes. The progress bar counts `updates` a round.
     """
+    if not checkpoint_seconds >= 0:
+        raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
     num_chunks = -(-num_rounds // chunk)
     shape = jax.eval_shape(trainer.init, key)
     identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
@@ -58,7 +61,7 @@ def run(
         jax.block_until_ready(state)
     started = saved = time.perf_counter()
     first = int(state.round) // chunk
-    with _bar(progress, num_chunks * chunk, int(state.round)) as bar:
+    with _bar(progress, num_chunks * chunk, int(state.round), updates) as bar:
         for i in range(first, num_chunks):
             state, metrics = advance(state)
             # the host reads a chunk only when the next is under way, so the device never waits for it
@@ -97,9 +100,10 @@ def stage(visible: bool, text: str) -> Status:
 
 
 class _bar:
-    """A rich progress bar, or nothing."""
+    """A rich progress bar of updates, or nothing."""
 
-    def __init__(self, visible: bool, total: int, done: int) -> None:
+    def __init__(self, visible: bool, rounds: int, done: int, updates: int) -> None:
+        self.updates = updates
         columns = (
             TextColumn("fit"),
             BarColumn(),
@@ -109,7 +113,7 @@ class _bar:
             TextColumn("{task.fields[note]}"),
         )
         self.progress = Progress(*columns, disable=not visible)
-        self.task = self.progress.add_task("fit", total=total, completed=done, note="")
+        self.task = self.progress.add_task("fit", total=rounds * updates, completed=done * updates, note="")
 
     def __enter__(self) -> "_bar":
         self.progress.start()
@@ -118,10 +122,12 @@ class _bar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def show(self, done: int, metrics: Metrics) -> None:
+    def show(self, rounds: int, metrics: Metrics) -> None:
         note = f"loss {metrics.loss[-1]:.3g}  log Z {metrics.log_z[-1]:.3f}  ESS {metrics.ess[-1]:.2f}"
         skipped = int(np.sum(metrics.nonfinite_updates))
-        self.progress.update(self.task, completed=done, note=note + (f"  non-finite {skipped}" if skipped else ""))
+        self.progress.update(
+            self.task, completed=rounds * self.updates, note=note + (f"  non-finite {skipped}" if skipped else "")
+        )
 
 
 def _join(history: list[Metrics]) -> Metrics:

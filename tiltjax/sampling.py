@@ -1,5 +1,6 @@
 """Drawing from a trained control."""
 
+import operator
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -55,9 +56,10 @@ class Sampler(NamedTuple):
         """Samples(x (n, *shape), log_weight (n,)), E[exp(log_weight)] = Z without bias at any number of steps.
 
         A particle depends on its own key alone, so `batch_size` (particles at once) changes memory, not draws. More steps than
-        in training raise the ESS. Raises ValueError for counts that are not positive.
+        in training raise the ESS. Raises TypeError for counts that are not ints, ValueError where they are not positive.
         """
-        times = self._times(key, num_particles, num_steps)
+        positive_int("num_particles", num_particles)
+        times = self._times(key, num_steps)
         keys = jax.random.split(key, num_particles)
         return _batched(lambda k: self.forward(self.params, k, times), (keys,), batch_size)
 
@@ -68,25 +70,24 @@ class Sampler(NamedTuple):
         """
         if x.shape[1:] != tuple(self.problem.process.shape):
             raise ValueError(f"x must be (n, *{self.problem.process.shape}); got shape {x.shape}.")
-        times = self._times(key, x.shape[0], num_steps)
+        positive_int("the number of particles in x", x.shape[0])
+        times = self._times(key, num_steps)
         keys = jax.random.split(key, x.shape[0])
         return _batched(lambda k, y: self.back(self.params, k, times, y), (keys, x), batch_size)
 
     def resample(self, key: Key, samples: Samples, num_particles: int | None = None) -> Array:
         """Equally weighted draws (n, *shape) by systematic resampling of weighted ones."""
-        index = weights.resample(key, samples.log_weight, num_particles or samples.log_weight.size)
-        return samples.x[index]
+        n = samples.log_weight.size if num_particles is None else positive_int("num_particles", num_particles)
+        return samples.x[weights.resample(key, samples.log_weight, n)]
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes a new directory that `tiltjax.load` reads. ValueError if it exists and is not empty."""
         checkpoints.save_arrays(directory, {**self.record, "num_steps": self.num_steps}, self.params)
 
-    def _times(self, key: Key, num_particles: int, num_steps: int | None) -> Array:
+    def _times(self, key: Key, num_steps: int | None) -> Array:
         if not is_key(key):
             raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}.")
-        if num_particles < 1:
-            raise ValueError(f"num_particles must be positive; got {num_particles}.")
-        return self.grid(self.num_steps if num_steps is None else num_steps)
+        return self.grid(positive_int("num_steps", self.num_steps if num_steps is None else num_steps))
 
 
 def sampler(
@@ -114,7 +115,8 @@ def sampler(
 
         return jax.vmap(one)(keys, x)
 
-    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record or {"format": 1}, report)
+    record = record or {"format": 1, "shape": list(problem.process.shape)}
+    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record, report)
 
 
 def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Samples:
@@ -126,7 +128,19 @@ def draw(problem: Problem, control: sde.ControlFn, times: Array, key: Key) -> Sa
 def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:
     """f over slices of `batch_size`, the last one padded: one compiled program, dispatched without waiting."""
     n = inputs[0].shape[0]
-    size = min(n, batch_size)
+    size = min(n, positive_int("batch_size", batch_size))
     index = jnp.arange(-(-n // size) * size) % n
     parts = [f(*(leaf[index[i : i + size]] for leaf in inputs)) for i in range(0, len(index), size)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value`, checked to be a positive int (or a scalar integer array)."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        advice = f" Pass {name}={int(value)}." if isinstance(value, float) and value.is_integer() else ""
+        raise TypeError(f"{name} must be a positive int; got {type(value).__name__} {value!r}.{advice}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be a positive int; got {count}.")
+    return count

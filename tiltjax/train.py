@@ -28,7 +28,7 @@ def trainer(
     (1 + k) / (10 + k) where that is less.
     """
     replay = objective.replay if replay is None else replay
-    _check(replay, max_norm)
+    _check(replay, average, max_norm)
     buffer = buffers.ring(replay.capacity) if replay.capacity else None
     names = _quantities(objective, network, replay)
 
@@ -154,7 +154,7 @@ def _where(condition: Array, a: Params, b: Params) -> Params:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
-def _check(replay: Replay, max_norm: float) -> None:
+def _check(replay: Replay, average: float, max_norm: float) -> None:
     if replay.num_particles < 1 or replay.gradient_steps < 1:
         raise ValueError(
             f"num_particles and gradient_steps must be positive; got {replay.num_particles} and {replay.gradient_steps}."
@@ -169,5 +169,7 @@ def _check(replay: Replay, max_norm: float) -> None:
             "a weighting needs a replay buffer to draw from; got capacity=0, where the batch is used whole. Pass "
             "Replay(..., capacity=, batch_size=, weighting=), or leave weighting out."
         )
+    if not 0 <= average < 1:
+        raise ValueError(f"average is the decay of the averaged parameters, in [0, 1) (0: no averaging); got {average}.")
     if not max_norm > 0:
         raise ValueError(f"max_norm is the largest gradient norm and must be positive (inf: no clipping); got {max_norm}.")
