@@ -10,7 +10,7 @@ import optax
 import pytest
 from support import gaussian, small, z_scores
 
-from tiltjax import diagnostics, exact, losses, paths, problems, run, sampling, sde, targets, train, weights
+from tiltjax import diagnostics, exact, losses, networks, paths, problems, run, sampling, sde, targets, train, weights
 from tiltjax.losses import collect, score_matching
 from tiltjax.losses.adjoint_matching import labelled
 from tiltjax.types import Learned, Network, Replay
@@ -26,7 +26,10 @@ REGRESSIONS = {  # on weighted or replayed end points
 }
 # few and small: what is tested is the arithmetic
 BUFFERED = Replay(256, 512, 30, 128, weights.tempered(0.3))
+WALKERS = Replay(256, 512, 10, 128)
 REPLAYS = {name: BUFFERED for name in REGRESSIONS} | {
+    "action_matching": WALKERS,
+    "nets": WALKERS,
     "adjoint_sampling": BUFFERED._replace(weighting=None),
     "adjoint_matching": Replay(256, 256, 4, 128),
 }
@@ -34,11 +37,6 @@ REPLAYS = {name: BUFFERED for name in REGRESSIONS} | {
 
 def make(name, problem, network, times):
     return getattr(losses, name)(problem, network, times, replay=REPLAYS.get(name, Replay(256)))
-
-
-@pytest.fixture(params=losses.__all__)
-def name(request):
-    return request.param
 
 
 # -------------------------------------------------------------------------------------- a slope of zero
@@ -217,23 +215,50 @@ def tilted_mixture():
     return problem._replace(reward=lambda x, reward=problem.reward: reward(x) + 1.3, resolution=0.3)
 
 
-EASY = {"gaussian": (unnormalized_gaussian, 0.0), "pretrained": (tilted_mixture, 0.03)}
+BUILDS = {"gaussian": (unnormalized_gaussian, 0.0), "pretrained": (tilted_mixture, 0.03)}
+ON_PATHS = {"log_variance", "relative_entropy", "trajectory_balance"}
+NON_EQUILIBRIUM = {"action_matching", "nets"}
 
 
 @functools.cache
 def easy(base="gaussian") -> Easy:
-    build, bias = EASY[base]
+    build, bias = BUILDS[base]
     problem = build()
-    network, times = small(problem), paths.log_snr(problem.process, 10, 0.3)
-    sampler = sampling.sampler(problem, network, None, lambda n: paths.log_snr(problem.process, n, 0.3))
+    return ready(problem, small(problem), lambda n: paths.log_snr(problem.process, n, 0.3), bias)
+
+
+@functools.cache
+def easy_annealed(base, network) -> Easy:
+    build, bias = BUILDS[base]
+    problem = problems.annealed(build(), noise=0.7)
+    return ready(problem, network(problem, width=16, depth=1), paths.uniform, bias)
+
+
+def ready(problem, network, grid, bias) -> Easy:
+    sampler = sampling.sampler(problem, network, None, grid)
     draw = lambda params, key: sampler._replace(params=params).sample(key, 4000, num_steps=40)  # noqa: E731
-    return Easy(problem, network, times, draw, bias)
+    return Easy(problem, network, grid(10), draw, bias)
 
 
-@pytest.mark.parametrize("base", EASY)
-def test_contract_and_short_training(name, base):
+def kinds(name):
+    """The problems that a loss is for, by both kinds of base."""
+    for base in BUILDS:
+        if name not in NON_EQUILIBRIUM:
+            yield name, base, False
+        if name in NON_EQUILIBRIUM | ON_PATHS:
+            yield name, base, True
+
+
+def test_every_loss_is_for_both_kinds_of_base():
+    for name in losses.__all__:
+        assert {base for _, base, _ in kinds(name)} == set(BUILDS)
+
+
+@pytest.mark.parametrize(("name", "base", "annealed"), [case for name in losses.__all__ for case in kinds(name)])
+def test_contract_and_short_training(name, base, annealed):
     """Finite, differentiable, the same for the same key; and a short training that raises the ESS and keeps log Z right."""
-    problem, network, times, draw, bias = easy(base)
+    built = networks.potential if name == "action_matching" else networks.drift
+    problem, network, times, draw, bias = easy_annealed(base, built) if annealed else easy(base)
     objective = make(name, problem, network, times)
     updates = 240
     trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
@@ -249,7 +274,7 @@ def test_contract_and_short_training(name, base):
     before = draw(network.init(jax.random.key(0)), jax.random.key(1))
     after = draw(done.state.average.control, jax.random.key(1))
     ess = float(diagnostics.ess(before.log_weight)), float(diagnostics.ess(after.log_weight))
-    assert ess[1] > max(0.75, ess[0] + 0.1)
+    assert ess[1] > max(0.75, ess[0] + 0.1), ess
     log_z = diagnostics.log_z(after.log_weight)
     assert abs(float(log_z.value) - 1.3) < 5 * float(log_z.stderr) + bias
     elbo = diagnostics.elbo(after.log_weight)

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "tiltjax"
 # A module imports only from the rooms before its own. Modules of one folder may import one another.
 ROOMS = [
     "types",
+    "calculus",
     "paths",
     "targets",
     "networks",
@@ -29,7 +30,9 @@ ROOMS = [
     "annealing",
     "problems",
     "dynamics",
+    "hamiltonian",
     "pilot",
+    "smc",
     "buffers",
     "losses",
     "train",

@@ -6,8 +6,10 @@ draws = sampler.sample(jax.random.key(1), 10_000)     # Samples(x, log_weight)
 """
 
 from tiltjax import (
+    annealing,
     buffers,
     diagnostics,
+    dynamics,
     exact,
     integrations,
     losses,
@@ -17,11 +19,12 @@ from tiltjax import (
     processes,
     sampling,
     sde,
+    smc,
     targets,
     train,
     weights,
 )
-from tiltjax.fitting import fit, load
+from tiltjax.fitting import fit, load, prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
 
@@ -38,8 +41,10 @@ __all__ = [
     "Sampler",
     "Samples",
     "Target",
+    "annealing",
     "buffers",
     "diagnostics",
+    "dynamics",
     "exact",
     "fit",
     "integrations",
@@ -47,10 +52,12 @@ __all__ = [
     "losses",
     "networks",
     "paths",
+    "prepare",
     "problems",
     "processes",
     "sampling",
     "sde",
+    "smc",
     "targets",
     "train",
     "weights",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import sde, weights
+from tiltjax.calculus import divergence
 from tiltjax.sde import ControlFn
 from tiltjax.types import Anneal, Fields, Key, Path, Problem, Samples
 
@@ -61,7 +62,8 @@ def log_weight(problem: Problem, control: ControlFn, path: Path, given: Array | 
     given = known(problem, path) if given is None else given
     if isinstance(given, Fields):
         assert problem.anneal is not None
-        return jnp.sum(increments(problem.anneal, control, path, given))
+        constant = problem.anneal.tilt(path.times[0], path.x[0])
+        return constant + jnp.sum(increments(problem.anneal, control, path, given))
     u = jax.vmap(control)(path.times[:-1], path.x[:-1])
     clock = jax.vmap(problem.process.clock)(path.times[:-1], path.times[1:]).reshape(-1, *(1,) * (u.ndim - 1))
     # a move in units of its noise, sqrt(clock) old + noise, is that of any control
@@ -78,10 +80,45 @@ def increments(anneal: Anneal, control: ControlFn, path: Path, fields: Fields) -
     return jax.vmap(anneal.increment)(t, t1, x, x1, f, f1, u, u1)
 
 
+class Rates(NamedTuple):
+    """At one state: work = d/dt r_t + v.grad r_t, and score = s + grad r_t, the score of rho_t."""
+
+    work: Array
+    score: Array
+
+
+def rates(anneal: Anneal, t: Array, x: Array) -> Rates:
+    """What the Jarzynski work rate needs of the density, whatever the drift."""
+    rise, slope = jax.grad(anneal.tilt, argnums=(0, 1))(t, x)
+    return Rates(rise + jnp.sum(anneal.base.velocity(t, x) * slope), anneal.base.score(t, x) + slope)
+
+
+def work_rate(control: ControlFn, t: Array, x: Array, rate: Rates, probe: Array | None = None) -> Array:
+    """dA/dt = d/dt r_t + v.grad r_t + div g + g.(s + grad r_t), with the exact divergence, or Hutchinson's with a `probe`."""
+    g, spread = divergence(lambda y: control(t, y), x, probe)
+    return rate.work + spread + jnp.sum(g * rate.score)
+
+
+def jarzynski(anneal: Anneal, control: ControlFn, path: Path, key: Key | None = None) -> Array:
+    """A_1 = int dA/dt dt along a stored path, by the trapezoid rule: E[exp(A_1) f(X_1)] = Z E_{p*}[f] as the step goes to 0.
+
+    Neither log p_t nor the divergence of the base is needed. With a key the divergence is Hutchinson's (random signs): A_1 is
+    then right in the mean, its exponential only as the probes' variance goes to 0. At finite steps `log_weight` (Crooks) is the
+    one to use. Source: Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; Albergo & Vanden-Eijnden, arXiv 2410.02711.
+    """
+
+    def one(t: Array, x: Array, k: Array) -> Array:
+        probe = None if key is None else jax.random.rademacher(jax.random.fold_in(key, k), x.shape, x.dtype)
+        return work_rate(control, t, x, rates(anneal, t, x), probe)
+
+    rate = jax.vmap(one)(path.times, path.x, jnp.arange(len(path.times)))
+    dt = path.times[1:] - path.times[:-1]
+    return anneal.tilt(path.times[0], path.x[0]) + 0.5 * jnp.sum((rate[1:] + rate[:-1]) * dt)
+
+
 def start(anneal: Anneal, control: ControlFn, t: Array, x: Array) -> Walker:
-    """A walker at X_0, with weight 1."""
-    fields = anneal.fields(t, x)
-    return Walker(x, fields, control(t, x), jnp.zeros((), fields.log_rho.dtype))
+    """A walker at X_0, a draw of p_0: its weight for rho_0 is the constant exp(r_0)."""
+    return Walker(x, anneal.fields(t, x), control(t, x), anneal.tilt(t, x))
 
 
 def move(anneal: Anneal, control: ControlFn, t: Array, t1: Array, walker: Walker, xi: Array) -> Walker:

@@ -24,7 +24,7 @@ def fit(
     problem: Target | Problem,
     *,
     loss: Callable[..., Objective] = losses.minimum_variance,
-    network: Callable[[Problem], Network] | Network = networks.mlp,
+    network: Callable[[Problem], Network] | Network | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int = 20_000,
     learning_rate: float = 4e-3,
@@ -47,7 +47,8 @@ def fit(
     A problem is taken as it stands.
 
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
-    network: a constructor `problem -> Network`, or a Network. optimizer: optax (default Adam, learning rate cosine to 0).
+    network: a constructor `problem -> Network`, or a Network (default `default_network`). optimizer: optax (default Adam,
+    learning rate cosine to 0).
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
     sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
     every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
@@ -57,6 +58,7 @@ def fit(
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
     _check(key, num_updates, num_steps, sampling_steps, learning_rate)
+    network = default_network(problem) if network is None else network
     _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
@@ -116,7 +118,7 @@ def load(
     directory: str | pathlib.Path,
     problem: Target | Problem,
     *,
-    network: Callable[[Problem], Network] | Network = networks.mlp,
+    network: Callable[[Problem], Network] | Network | None = None,
     grid: Callable[[int], Array] | None = None,
 ) -> sampling.Sampler:
     """A sampler that `Sampler.save` wrote, for the target or problem that it was fitted to.
@@ -135,29 +137,51 @@ def load(
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
         affine = problems.Affine(jnp.asarray(record["location"]), jnp.asarray(record["scale"]))
         problem = _whitened(problem, affine, record["resolution"])
+    network = default_network(problem) if network is None else network
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     params = checkpoints.load_arrays(directory, shapes, _same_network(record.get("network", ""), network))
     return sampling.sampler(problem, net, params, grid or default_grid(problem), num_steps=record["num_steps"], record=record)
 
 
+def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
+    """A control in the coordinates of the noising kernel; a plain drift for an annealed problem."""
+    return networks.drift if isinstance(problem, Problem) and problem.anneal is not None else networks.mlp
+
+
+def prepare(
+    key: Key, target: Target, *, location: Array | float = 0.0, scale: float = 1.0, base_scale: float = BASE_SCALE
+) -> Problem:
+    """The problem that `fit` makes of a target: the pilot's affine map and resolution, a Gaussian base on the linear path.
+
+    For a start of one's own: `problems.annealed(prepare(key, target))`, several losses on one problem, SMC without training.
+    base_scale is the base's standard deviation in units of the target's.
+    """
+    problem, *_ = _prepare(key, target, location, scale, base_scale)
+    return problem
+
+
 def default_grid(problem: Problem) -> Callable[[int], Array]:
-    """Uniform in log-SNR down to the problem's resolution."""
+    """Uniform in log-SNR down to the problem's resolution; uniform in t for an annealed problem."""
+    if problem.anneal is not None:
+        return paths.uniform
     return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
 
 
-def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tuple[Problem, dict[str, Any], int]:
+def _prepare(
+    key: Key, target: Any, location: Array | float, scale: float, base_scale: float = BASE_SCALE
+) -> tuple[Problem, dict[str, Any], int]:
     problems.check_target(target)
     problems.check_scalar(target.log_density, target.shape, "log_density")
     target = target._replace(log_density=problems.traced_once(target.log_density))
     found = pilot.pilot(key, target.log_density, target.shape, location=location, scale=scale)
     affine = found.affine
     record = {"location": affine.location.tolist(), "scale": affine.scale.tolist(), "resolution": found.resolution}
-    return _whitened(target, affine, found.resolution), record, found.gradient_evaluations
+    return _whitened(target, affine, found.resolution, base_scale), record, found.gradient_evaluations
 
 
-def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Problem:
-    process = processes.gaussian(paths.linear(), target.shape, BASE_SCALE)
+def _whitened(target: Target, affine: problems.Affine, resolution: float, base_scale: float = BASE_SCALE) -> Problem:
+    process = processes.gaussian(paths.linear(), target.shape, base_scale)
     return problems.sampling(target, process, resolution=resolution, affine=affine)
 
 

@@ -37,12 +37,17 @@ class _Residual(nnx.Module):
         self.out = _linear(width, 2 * dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, y: Array, features: Array) -> Array:
+        shift, slope = self.parts(y, features)
+        return shift + slope * y
+
+    def parts(self, y: Array, features: Array) -> tuple[Array, Array]:
+        """D and G."""
         # the time features do not depend on the particle: under vmap over particles at one time they are computed once
         h = jax.nn.gelu(self.state(y) + self.time(features))
         for layer in self.hidden:
             h = h + jax.nn.gelu(layer(h))
         shift, slope = jnp.split(self.out(h), 2)
-        return shift + slope * y
+        return shift, slope
 
 
 class _Gate(nnx.Module):
@@ -105,6 +110,40 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
         return gain * (out + net["gate"](features).reshape(x.shape) * _clip_norm(slope(scale * m), limit))
 
     return Network(_init(build), apply, gradient_evaluations=1)
+
+
+def drift(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+    """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
+    dim, s = math.prod(problem.process.shape), problem.process.scale
+    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+
+    def apply(params: Params, t: Array, x: Array) -> Array:
+        return s * nnx.merge(graph, params)(x.reshape(-1) / s, clock_features(t)).reshape(x.shape)
+
+    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+
+
+def potential(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+    """g = grad phi, phi = s^2 sum_i [D y + G y^2 / 2]_i (y = x / s, t): for action matching, which needs phi itself."""
+    dim, s = math.prod(problem.process.shape), problem.process.scale
+    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+
+    def phi(params: Params, t: Array, x: Array) -> Array:
+        y = x.reshape(-1) / s
+        shift, slope = nnx.merge(graph, params).parts(y, clock_features(t))
+        return s**2 * jnp.sum(shift * y + 0.5 * slope * jnp.square(y))
+
+    return Network(
+        _init(lambda rngs: _Residual(dim, width, depth, rngs)),
+        lambda params, t, x: jax.grad(phi, argnums=2)(params, t, x),
+        potential=phi,
+    )
+
+
+def clock_features(t: Array) -> Array:
+    """sin and cos of 16 multiples of pi t, and t itself."""
+    waves = math.pi * jnp.arange(1, NUM_FREQUENCIES + 1, dtype=t.dtype) * t
+    return jnp.concatenate([jnp.sin(waves), jnp.cos(waves), t[None]])
 
 
 def zero(problem: Problem) -> Network:

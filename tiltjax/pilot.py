@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import weights
+from tiltjax import hamiltonian, weights
 from tiltjax.problems import Affine
 from tiltjax.types import Key, LogDensity
 
@@ -85,7 +85,7 @@ def pilot(
             return (state.inverse_temperature < 1) & (state.stages < max_stages) & jnp.any(jnp.isfinite(value))
 
         state = jax.lax.while_loop(unfinished, temper, state)
-        state = _move(state, target, final_moves, leapfrog)
+        state = _moved(state, target, final_moves, leapfrog)
         slope = jax.vmap(jax.grad(target))(state.x)
         return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), slope, jnp.mean(jnp.isfinite(value))
 
@@ -149,49 +149,13 @@ def _stage(state: _State, target: LogDensity, start: LogDensity, keep: float, mo
     at = jnp.where(increment >= rest, 1.0, state.inverse_temperature + increment)
     index = weights.resample(key_resample, jnp.where(jnp.isfinite(gap), increment * gap, -jnp.inf), state.x.shape[0])
     moved = state._replace(x=state.x[index], inverse_temperature=at, key=key, stages=state.stages + 1)
-    return _move(moved, lambda y: (1 - at) * start(y) + at * target(y), moves, leapfrog)
+    return _moved(moved, lambda y: (1 - at) * start(y) + at * target(y), moves, leapfrog)
 
 
-def _move(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _State:
-    """Hamiltonian moves of all particles, momenta in the metric of their covariance; the step size follows the acceptance."""
-
-    def move(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], None]:
-        x, step_size = carry
-        root = _root(x)
-        key_p, key_size, key_accept = jax.random.split(key, 3)
-        momentum = jax.random.normal(key_p, x.shape)
-        size = step_size * jnp.exp(jax.random.uniform(key_size, (x.shape[0], 1), minval=-1.5, maxval=0.5))
-        gradient = jax.vmap(jax.value_and_grad(density))
-
-        def leap(_: Array | int, s: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            y, p, _, g = s
-            p = p + 0.5 * size * (g @ root)
-            y = y + size * (p @ root.T)
-            value, g = gradient(y)
-            return y, p + 0.5 * size * (g @ root), value, g
-
-        value, g = gradient(x)
-        y, p, new, _ = jax.lax.fori_loop(0, leapfrog, leap, (x, momentum, value, g))
-        change = new - value + 0.5 * jnp.sum(jnp.square(momentum), 1) - 0.5 * jnp.sum(jnp.square(p), 1)
-        accept = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(change, 0.0)), 0.0)
-        taken = jax.random.uniform(key_accept, accept.shape) < accept
-        step_size = jnp.clip(step_size * jnp.exp(jnp.mean(accept) - 0.7), 1e-6, 2.0)
-        return (jnp.where(taken[:, None], y, x), step_size), None
-
+def _moved(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _State:
     key, key_moves = jax.random.split(state.key)
-    (x, step_size), _ = jax.lax.scan(move, (state.x, state.step_size), jax.random.split(key_moves, moves))
-    return state._replace(x=x, step_size=step_size, key=key)
-
-
-def _root(x: Array) -> Array:
-    """A square root of the particles' covariance, shrunk towards its diagonal as their number demands."""
-    n, dim = x.shape
-    covariance = jnp.cov(x, rowvar=False).reshape(dim, dim)
-    sd = jnp.sqrt(jnp.diagonal(covariance)) + 1e-30
-    if dim > n // 10:
-        return jnp.diag(sd)
-    correlation = 0.95 * covariance / (sd[:, None] * sd[None, :]) + 0.05 * jnp.eye(dim)
-    return sd[:, None] * jnp.linalg.cholesky(correlation)
+    out = hamiltonian.moves(key_moves, density, state.x, state.step_size, moves, leapfrog)
+    return state._replace(x=out.x, step_size=out.step_size, key=key)
 
 
 def _affine(x: Array, covariance: Array, correlation_time: float = 5.0) -> Affine:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import lineax
 from jax import Array
 
+from tiltjax.calculus import divergence
 from tiltjax.types import Key, Path, Process
 
 ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u
@@ -177,8 +178,8 @@ def probability_flow(
         def g(m: Array) -> Array:
             return control(t, m / jnp.maximum(response(t), 1e-12)) / gain(t)
 
-        value, divergence = _divergence(g, y * state.x, probe)
-        return End(value, y * divergence)
+        value, spread = divergence(g, y * state.x, probe)
+        return End(value, y * spread)
 
     def step(state: End, k: Array) -> tuple[End, None]:
         def along(part: Any, state: Any, args: Any) -> End:  # part in [0, 1] of this step
@@ -195,12 +196,3 @@ def probability_flow(
     # log p_flow(x) = log N(z_0) - int y div g dy - d log s;  log p_base(x) = log N(z_1) - d log s
     shift = 0.5 * jnp.sum(jnp.square(z0)) - 0.5 * jnp.sum(jnp.square(end.x))
     return End(scale * end.x, shift + end.log_ratio)
-
-
-def _divergence(g: Callable[[Array], Array], m: Array, probe: Array | None) -> tuple[Array, Array]:
-    value, pullback = jax.vjp(g, m)
-    if probe is not None:
-        return value, jnp.sum(pullback(probe)[0] * probe)
-    basis = jnp.eye(m.size, dtype=m.dtype).reshape(m.size, *m.shape)
-    rows = jax.vmap(lambda e: jnp.sum(pullback(e)[0] * e))(basis)
-    return value, jnp.sum(rows)

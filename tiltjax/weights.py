@@ -140,10 +140,31 @@ def tempered(ess_floor: float) -> Callable[[Array], Array]:
 
 
 def resample(key: Key, log_weight: Array, num: int) -> Array:
-    """Indices (num,) by systematic resampling: each particle n is drawn within one of num w_n times.
+    """Indices (num,) by systematic resampling: particle i is drawn within one of num w_i times. The default.
 
-    Source: Kitagawa (1996); Douc & Cappe (2005), arXiv cs/0507025.
+    Source: Kitagawa (1996); Douc & Cappe (2005), arXiv cs/0507025 (all three schemes).
     """
+    offset = jax.random.uniform(key, dtype=log_weight.dtype)
+    return _at(log_weight, (jnp.arange(num, dtype=log_weight.dtype) + offset) / num)
+
+
+def stratified(key: Key, log_weight: Array, num: int) -> Array:
+    """Indices (num,), one uniform point in each of num equal strata: within two of num w_i."""
+    offsets = jax.random.uniform(key, (num,), log_weight.dtype)
+    return _at(log_weight, (jnp.arange(num, dtype=log_weight.dtype) + offsets) / num)
+
+
+def residual(key: Key, log_weight: Array, num: int) -> Array:
+    """Indices (num,): floor(num w_i) copies of each particle for sure, the rest drawn from what is left over."""
+    expected = num * normalize(log_weight)
+    sure = jnp.floor(expected)
+    place = jnp.arange(num)
+    certain = jnp.searchsorted(jnp.cumsum(sure), place.astype(sure.dtype), side="right")
+    drawn = jax.random.categorical(key, jnp.log(jnp.maximum(expected - sure, 1e-30)), shape=(num,))
+    return jnp.where(place < jnp.sum(sure).astype(place.dtype), jnp.clip(certain, 0, log_weight.size - 1), drawn)
+
+
+def _at(log_weight: Array, points: Array) -> Array:
+    """The particles in whose share of [0, 1] the points lie."""
     edges = jnp.cumsum(normalize(log_weight))
-    points = (jnp.arange(num, dtype=edges.dtype) + jax.random.uniform(key, dtype=edges.dtype)) / num * edges[-1]
-    return jnp.clip(jnp.searchsorted(edges, points), 0, log_weight.size - 1)
+    return jnp.clip(jnp.searchsorted(edges, points * edges[-1]), 0, log_weight.size - 1)

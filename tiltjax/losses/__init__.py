@@ -1,6 +1,7 @@
 """Losses: one constructor each, `loss(problem, network, times, **options) -> Objective`, all for the one trainer."""
 
 from tiltjax.losses.adjoint_matching import adjoint_matching
+from tiltjax.losses.nonequilibrium import action_matching, nets
 from tiltjax.losses.path_measure import log_variance, relative_entropy, trajectory_balance
 from tiltjax.losses.score_matching import (
     adjoint_sampling,
@@ -12,12 +13,14 @@ from tiltjax.losses.score_matching import (
 )
 
 __all__ = [
+    "action_matching",
     "adjoint_matching",
     "adjoint_sampling",
     "conditional_score_matching",
     "log_variance",
     "minimum_variance",
     "mixture_score_matching",
+    "nets",
     "novel_score_matching",
     "relative_entropy",
     "target_score_matching",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import sde
-from tiltjax.losses.collect import labelled_paths, nothing
+from tiltjax.losses.collect import labelled_paths, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Replay
 
 
@@ -33,6 +33,7 @@ def adjoint_matching(
     When not to use it: separated modes (it is on-policy, and forgets them); a Gaussian base with expensive energies
     (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
     """
+    needs_memoryless(problem, "adjoint_matching")
     process, steps = problem.process, len(times) - 1
     chosen = min(num_times, steps)
 

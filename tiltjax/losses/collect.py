@@ -23,6 +23,15 @@ def nothing() -> None:
     """No learned quantities beside the network."""
 
 
+def needs_memoryless(problem: Problem, name: str) -> None:
+    """Raises ValueError for an annealed problem."""
+    if problem.anneal is not None:
+        raise ValueError(
+            f"{name} needs a memoryless process; got an annealed problem. Use losses.nets, action_matching, log_variance, "
+            "trajectory_balance or relative_entropy, or pass the problem that was annealed."
+        )
+
+
 def end_points(problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, clip: float) -> Batch:
     """n controlled paths: where they end, the reward's gradient there, the path weight. One energy and gradient a particle.
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import processes, weights
-from tiltjax.losses.collect import EndPoints, draw_level, end_points, nothing
+from tiltjax.losses.collect import EndPoints, draw_level, end_points, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
@@ -42,6 +42,7 @@ def mixture_score_matching(
     clip: float = CLIP,
 ) -> Objective:
     """Any gamma_t, a `Mixture` (default: gamma = R / (R + q), q the problem's resolution). `times` is the grid of the paths."""
+    needs_memoryless(problem, "score matching")
     mixture = at_resolution(problem) if mixture is None else mixture
 
     def one(params: Learned, key: Key, end: EndPoints) -> Array:

@@ -1,0 +1,130 @@
+"""Sequential Monte Carlo on annealed dynamics: unbiased log Z, resampling schemes, moves, what a drift is worth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import z_scores
+from test_annealed import BASE, LOG_Z, TARGET, build, moving_gaussian, wild
+
+from tiltjax import exact, hamiltonian, paths, problems, processes, smc, weights
+
+KEY = jax.random.key(0)
+SCHEMES = {"systematic": weights.resample, "stratified": weights.stratified, "residual": weights.residual}
+
+
+def idle(t, x):
+    return jnp.zeros_like(x)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_resampling_draws_each_particle_in_proportion(scheme):
+    """E[copies] = num w_i; their number is within 1, 2, or never below floor(num w_i), as the scheme promises."""
+    log_weight = jnp.log(jnp.asarray([0.05, 0.3, 0.0, 0.45, 0.2]))
+    expected = 12 * np.asarray([0.05, 0.3, 0.0, 0.45, 0.2])
+    index = jax.vmap(lambda k: SCHEMES[scheme](k, log_weight, 12))(jax.random.split(KEY, 4000))
+    copies = np.stack([(np.asarray(index) == i).sum(1) for i in range(5)], 1)
+    assert (copies.sum(1) == 12).all() and (copies[:, 2] == 0).all()
+    assert np.abs(z_scores(np.delete(copies, 2, 1), np.delete(expected, 2))).max() < 5
+    gap = np.abs(copies - expected)
+    if scheme == "systematic":
+        assert gap.max() < 1 + 1e-9
+    elif scheme == "stratified":
+        assert gap.max() < 2
+    else:
+        assert (copies >= np.floor(expected + 1e-9)).all()
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_log_z_is_unbiased_with_any_drift_scheme_and_floor(scheme, floor):
+    """E[exp(log_z)] = Z over 400 runs of 32 walkers and 6 steps of an untrained drift."""
+    problem = build("gaussian")
+
+    @jax.jit
+    def many(keys):
+        return jax.vmap(lambda k: smc.run(problem, wild, paths.uniform(6), k, 32, ess_floor=floor, scheme=SCHEMES[scheme]))(
+            keys
+        )
+
+    out = many(jax.random.split(KEY, 400))
+    assert abs(z_scores(np.exp(np.asarray(out.log_z)), np.exp(LOG_Z))) < 5
+    resampled = np.asarray(out.resampled)
+    assert (resampled == (np.asarray(out.ess) < floor)).all()
+    assert {0.0: not resampled.any(), 0.6: 0.1 < resampled.mean() < 1, 1.0: resampled.all()}[floor]
+    np.testing.assert_allclose(jax.nn.logsumexp(out.log_weight, axis=1) - np.log(32), out.log_z, rtol=1e-9)
+    np.testing.assert_allclose(out.log_z_path[:, -1], out.log_z, rtol=1e-9)
+
+
+def test_without_resampling_it_is_a_set_of_independent_walkers():
+    problem, times = build("gaussian"), paths.uniform(6)
+    out = smc.run(problem, wild, times, KEY, 20_000, ess_floor=0.0)
+    w = np.exp(np.asarray(out.log_weight))
+    assert abs(z_scores(w, np.exp(LOG_Z))) < 5
+
+
+def test_moves_leave_their_density_invariant():
+    """Exact draws of a banana stay draws of it, in MALA and in HMC."""
+
+    def density(x):
+        return -0.5 * x[0] ** 2 - 0.5 * (x[1] - x[0] ** 2) ** 2 / 0.25
+
+    z = jax.random.normal(KEY, (40_000, 2))
+    x = jnp.stack([z[:, 0], z[:, 0] ** 2 + 0.5 * z[:, 1]], 1)
+    for leapfrog in (1, 5):
+        out = jax.jit(lambda x, leapfrog=leapfrog: hamiltonian.moves(KEY, density, x, jnp.asarray(0.7), 6, leapfrog))(x)
+        y = np.asarray(out.x)
+        assert 0.3 < float(out.acceptance) < 0.99
+        assert (np.abs(y - np.asarray(x)).max(1) > 1e-3).mean() > 0.9  # they moved
+        for value, truth in ((y[:, 0], 0), (y[:, 0] ** 2, 1), (y[:, 1], 1), ((y[:, 1] - y[:, 0] ** 2) ** 2, 0.25)):
+            assert abs(z_scores(value, truth)) < 5
+
+
+def test_moves_spend_particles_again():
+    """With moves at every step more distinct points and a smaller error of log Z than without, at the same steps."""
+    problem = build("gaussian")
+
+    def errors(moves):
+        run = jax.jit(jax.vmap(lambda k: smc.run(problem, idle, paths.uniform(8), k, 200, ess_floor=0.7, moves=moves)))
+        out = run(jax.random.split(KEY, 300))
+        return np.asarray(out.log_z) - LOG_Z, np.asarray(out.acceptance)
+
+    without, _ = errors(None)
+    moved, acceptance = errors(smc.Moves(num=3, leapfrog=3))
+    assert 0.3 < acceptance.mean() < 0.99
+    assert np.std(moved) < 0.9 * np.std(without)
+    assert abs(z_scores(np.exp(moved), 1.0)) < 5
+
+
+def test_a_base_without_density_has_relative_weights():
+    problem = build("pretrained")
+    out = jax.jit(jax.vmap(lambda k: smc.run(problem, wild, paths.power(200, 1.5), k, 64)))(jax.random.split(KEY, 60))
+    assert abs(z_scores(np.exp(np.asarray(out.log_z)), np.exp(LOG_Z))) < 5
+    mean = np.asarray(TARGET.weights) @ np.asarray(TARGET.means)
+    w = np.asarray(jax.nn.softmax(out.log_weight, axis=1))[..., None]
+    assert np.abs(z_scores((w * np.asarray(out.x)).sum(1), mean)).max() < 5
+    with pytest.raises(ValueError, match="moves need the density of rho_t; this base has none"):
+        smc.run(problem, idle, paths.uniform(4), KEY, 8, moves=smc.Moves())
+
+
+def test_the_exact_drift_needs_no_resampling_and_has_no_error():
+    problem, drift, log_z = moving_gaussian()
+    run = lambda control: smc.run(problem, control, paths.uniform(100), KEY, 500, ess_floor=0.9)  # noqa: E731
+    good, classical = run(drift), run(idle)
+    assert not good.resampled.any() and float(good.ess.min()) > 0.99
+    assert abs(float(good.log_z - log_z)) < 0.01
+    assert classical.resampled.any()
+
+
+def test_particles_of_any_shape_come_back_in_the_users_coordinates():
+    process = processes.gaussian(paths.trigonometric(), (2, 3), 1.0)
+    problem = problems.tilt(process, lambda x: jnp.sum(x[0]))._replace(decode=lambda x: 10 + x)
+    out = smc.run(problems.annealed(problem), idle, paths.uniform(5), KEY, 16, moves=smc.Moves())
+    assert out.x.shape == (16, 2, 3) and float(out.x.mean()) > 5
+
+
+def test_what_cannot_run_says_so():
+    with pytest.raises(ValueError, match=r"smc needs an annealed problem; got a memoryless one"):
+        smc.run(exact.mixture_tilt(build("gaussian").anneal.base, BASE, TARGET).problem, idle, paths.uniform(4), KEY, 8)
+    with pytest.raises(ValueError, match=r"a fraction in \[0, 1\]; got 2"):
+        smc.run(build("gaussian"), idle, paths.uniform(4), KEY, 8, ess_floor=2)

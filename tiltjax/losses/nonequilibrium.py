@@ -1,0 +1,159 @@
+"""NETS, the non-equilibrium transport sampler: a drift g that does the work of the tilt path without fluctuations.
+
+On an annealed problem, with c = d/dt r_t + v.grad r_t and the score s + grad r_t of rho_t, the exact g has
+    c + div g + g.(s + grad r_t) = d/dt log Z_t    at every (t, x).
+What c and the score need of the density is computed once a walker, when it is collected: the losses evaluate networks only.
+Source: Albergo & Vanden-Eijnden (2024), arXiv 2410.02711; for tilts, Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import dynamics, weights
+from tiltjax.dynamics import Rates
+from tiltjax.losses.collect import labelled_paths, nothing
+from tiltjax.types import Anneal, Batch, Fields, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+
+REPLAY = Replay(num_particles=512, capacity=2048, gradient_steps=10, batch_size=256)
+
+
+class Walk(NamedTuple):
+    """States of a path (N+1, *shape), their `Rates`, the log weight exp(A_t) there (N+1,), and the last step to learn from."""
+
+    x: Array
+    rates: Rates
+    work: Array
+    horizon: Array
+
+
+def nets(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = REPLAY,
+    num_times: int = 8,
+    hutchinson: bool = False,
+    bins: int = 32,
+    rate: float = 30.0,
+    ess_floor: float = 0.0,
+) -> Objective:
+    """PINN form: E |c + div g + g.(s + grad r_t) - F(t)|^2 on walkers of the current drift, F a learned scalar, d/dt log Z_t.
+
+    F is piecewise linear on `bins` intervals; `rate` is its speed against the network's. hutchinson: random-sign divergence
+    (two probes, whose product keeps the square unbiased) in place of the exact one, for high dimension. ess_floor > 0 is a
+    curriculum in time: only times up to which the walkers' weights exp(A_t) keep that ESS are learned from, so the
+    horizon advances as the drift learns. Any walkers will do, so they are kept in a replay buffer.
+    When not to use it: densities with walls so steep that c is dominated by a few walkers; use a gentler tilt path.
+    """
+    _needs_annealed(problem, "nets")
+
+    def free_energy(extra: Array, t: Array) -> Array:
+        return rate * jnp.interp(t * bins, jnp.arange(bins + 1, dtype=t.dtype), extra)
+
+    def one(params: Learned, key: Key, walk: Walk) -> Array:
+        key_times, key_probe = jax.random.split(key)
+
+        def residual(k: Array, probe: Array | None) -> Array:
+            rates = jax.tree.map(lambda leaf: leaf[k], walk.rates)
+            value = dynamics.work_rate(lambda t, x: network.apply(params.control, t, x), times[k], walk.x[k], rates, probe)
+            return value - free_energy(params.extra, times[k])
+
+        chosen = _times(key_times, num_times, walk.horizon)
+        if not hutchinson:
+            return jnp.mean(jnp.square(jax.vmap(lambda k: residual(k, None))(chosen)))
+        probes = jax.random.rademacher(key_probe, (2, num_times, *problem.process.shape), walk.x.dtype)
+        first, second = jax.vmap(jax.vmap(residual), (None, 0))(chosen, probes)
+        return jnp.mean(first * second)
+
+    def loss(params: Learned, key: Key, data: Walk) -> Array:
+        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.work.shape[0]), data))
+
+    return _objective(problem, network, times, replay, lambda: jnp.zeros(bins + 1), loss, ess_floor)
+
+
+def action_matching(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = REPLAY,
+    num_times: int = 8,
+    ess_floor: float = 0.0,
+) -> Objective:
+    """E_{rho_t}[ |grad phi|^2 / 2 - (c_t - mean c_t) phi ], g = grad phi, walkers weighted by exp(A_t): no divergence.
+
+    network must be a gradient (`networks.potential`). ess_floor: as in `nets`. When not to use it: poor walkers, whose weights
+    make rho_t; `nets` takes any walkers.
+    Source: Neklyudov et al. (2023), arXiv 2210.06662; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711.
+    """
+    _needs_annealed(problem, "action_matching")
+    phi = network.potential
+    if phi is None:
+        raise ValueError(
+            "action_matching needs a network that is a gradient; got one without `potential`. Use networks.potential."
+        )
+
+    def at_time(params: Learned, k: Array, data: Walk) -> Array:
+        w = weights.normalize(data.work[:, k])
+        c = data.rates.work[:, k]
+        value = jax.vmap(lambda x: phi(params.control, times[k], x))(data.x[:, k])
+        g = jax.vmap(lambda x: network.apply(params.control, times[k], x))(data.x[:, k])
+        speed = jnp.sum(jnp.square(g).reshape(len(w), -1), axis=1)
+        return jnp.sum(w * (0.5 * speed - (c - jnp.sum(w * c)) * value))
+
+    def loss(params: Learned, key: Key, data: Walk) -> Array:
+        chosen = _times(key, num_times, jnp.min(data.horizon))
+        return jnp.mean(jax.vmap(lambda k: at_time(params, k, data))(chosen))
+
+    return _objective(problem, network, times, replay, nothing, loss, ess_floor)
+
+
+def _objective(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    replay: Replay,
+    init: Callable[[], Params],
+    loss: Callable[[Learned, Key, Walk], Array],
+    ess_floor: float,
+) -> Objective:
+    """Walkers labelled once, the horizon set by their weights."""
+    anneal = _needs_annealed(problem, "this loss")
+    if not 0 <= ess_floor < 1:
+        raise ValueError(f"ess_floor is the ESS that ends the horizon, a fraction in [0, 1); got {ess_floor}.")
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        def control(t: Array, x: Array) -> Array:
+            return network.apply(params.control, t, x)
+
+        def label(path: Path, known: Fields) -> Walk:
+            steps = dynamics.increments(anneal, control, path, known)
+            work = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
+            return Walk(
+                path.x, jax.vmap(lambda t, x: dynamics.rates(anneal, t, x))(path.times, path.x), work, jnp.zeros((), int)
+            )
+
+        batch = labelled_paths(problem, network, times, params, key, n, label)
+        effective = jax.vmap(weights.ess, 1)(batch.data.work)
+        fine = jnp.cumprod((effective >= ess_floor).astype(jnp.int32))
+        horizon = jnp.maximum(jnp.sum(fine), 2) - 1  # the last time before the ESS first falls
+        return batch._replace(data=batch.data._replace(horizon=jnp.full_like(batch.data.horizon, horizon)))
+
+    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients + len(times))
+
+
+def _times(key: Key, num: int, horizon: Array) -> Array:
+    """Indices of times, uniform in 0..horizon."""
+    return jax.random.randint(key, (num,), 0, horizon + 1)
+
+
+def _needs_annealed(problem: Problem, name: str) -> Anneal:
+    if problem.anneal is None:
+        raise ValueError(f"{name} needs an annealed problem; got a memoryless one. Use problems.annealed(problem).")
+    return problem.anneal
