@@ -41,6 +41,12 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
     return jax.vmap(one)(jax.random.split(key, n))
 
 
+def known_end_points(problem: Problem, x: Array) -> Batch:
+    """Draws x (n, *shape) of p* itself, in the process's coordinates, labelled without a clip and equally weighted."""
+    n = x.shape[0]
+    return Batch(EndPoints(x, jax.vmap(jax.grad(problem.reward))(x)), jnp.zeros(n, x.dtype), jnp.zeros(n, bool))
+
+
 def labelled_paths(
     problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, label: Callable[[Path], Any]
 ) -> Batch:
