@@ -31,7 +31,7 @@ def standardized(estimate):
     return z
 
 
-@pytest.mark.parametrize(("n_f", "n_b"), [(500, 500), (2000, 200), (100, 1500)])
+@pytest.mark.parametrize(("n_f", "n_b"), [(400, 400), (1000, 150), (100, 800)])
 def test_bennett_is_unbiased_with_the_standard_error_that_it_says(n_f, n_b):
     forward, backward = work(n_f, n_b)
     both = jax.jit(jax.vmap(bennett))(forward, backward)
@@ -45,10 +45,10 @@ def test_bennett_is_unbiased_with_the_standard_error_that_it_says(n_f, n_b):
 
 def test_bennett_solves_bennetts_equation_at_any_distance():
     """Against Brent's method; and two laws so far apart that no sigmoid of theirs is above 1e-300 at the root."""
-    forward, backward = (np.asarray(w[0]) for w in work(2000, 200))
+    forward, backward = (np.asarray(w[0]) for w in work(1000, 150))
 
     def excess(c):
-        shift = np.log(10.0)
+        shift = np.log(1000 / 150)
         return special.expit(forward - c - shift).sum() - special.expit(shift + c - backward).sum()
 
     exact = optimize.brentq(excess, MU - 10, MU + 10, xtol=1e-13)
@@ -61,7 +61,7 @@ def test_bennett_solves_bennetts_equation_at_any_distance():
 
 
 def test_bennett_counts_lost_particles_as_draws_of_weight_zero():
-    forward, backward = (w[0] for w in work(2000, 200))
+    forward, backward = (w[0] for w in work(1000, 150))
     lost = jnp.concatenate([forward, jnp.full(1000, -jnp.inf)])
     nearly = jnp.concatenate([forward, jnp.full(1000, MU - 600.0)])
     np.testing.assert_allclose(bennett(lost, backward), bennett(nearly, backward), rtol=1e-10)
@@ -77,8 +77,8 @@ def test_the_crossing_is_unbiased_with_the_standard_error_that_it_says(bins):
     forward, backward = work(3000, 1500, 1.0)
     found = jax.jit(jax.vmap(lambda f, b: diagnostics.work_crossing(f, b, bins)))(forward, backward)
     standardized(found.log_z)
-    exact = jax.jit(jax.vmap(bennett))(forward, backward)
-    assert 0.995 < float(jnp.mean(found.log_z.stderr) / jnp.mean(exact.stderr)) < 1.05  # bins lose little
+    exact = jax.vmap(bennett)(forward[:20], backward[:20])
+    assert 0.995 < float(jnp.mean(found.log_z.stderr[:20]) / jnp.mean(exact.stderr)) < 1.05  # bins lose little
 
 
 def test_the_histograms_are_densities_that_cross_at_log_z():

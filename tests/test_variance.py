@@ -118,7 +118,7 @@ def test_adjoint_matching_has_the_variance_of_the_novel_target_by_weighted_paths
     process, times = known.problem.process, paths.power(5)
     objective = losses.adjoint_matching(known.problem, near(known), times)
     params = Learned(jnp.asarray([0.1, -0.05]), None)
-    batch = objective.collect(params, jax.random.key(0), 20_000)
+    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 20_000)
     assert float(diagnostics.ess(batch.log_weight)) < 0.95
     found = diagnostics.target_variance(objective, params, batch, times[1:-1], jax.random.key(1), known.control)
     for k, t in enumerate(times[1:-1]):
@@ -187,9 +187,9 @@ def test_what_is_measured_is_what_is_trained_on(name):
     params = Learned(jnp.asarray([0.3, -0.2]), objective.init())
     term = jax.vmap(objective.regression.term, (None, 0, None, 0))
     if name == "adjoint_matching":
-        data = objective.collect(params, jax.random.key(0), 16).data
+        data = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 16).data
         keys = jax.random.split(jax.random.key(1), 16)
-        value = np.mean([jnp.mean(term(params, keys, t, data)) for t in paths.uniform(4)[:-1]])
+        value = float(jnp.mean(jax.lax.map(lambda t: jnp.mean(term(params, keys, t, data)), paths.uniform(4)[:-1])))
         assert float(objective.loss(params, jax.random.key(2), data)) == pytest.approx(value, rel=1e-12)
         return
     data, keys = draws("linear").data, jax.random.split(jax.random.key(1), N)
@@ -209,7 +209,7 @@ def test_what_is_measured_is_what_is_trained_on(name):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bounds_of_the_lean_adjoint_are_equalities_for_a_gaussian_base(family):
     known, times = truth(family), paths.power(8)
-    found = diagnostics.adjoint_norm(known.problem, known.control, times, jax.random.key(0), 20)
+    found = jax.jit(lambda key: diagnostics.adjoint_norm(known.problem, known.control, times, key, 20))(jax.random.key(0))
     assert found.norm.shape == found.bound.shape == (20, 9)
     np.testing.assert_allclose(found.norm, found.bound, rtol=1e-10)
     path = known.problem.process.path
