@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tiltjax import diagnostics, targets
+from tiltjax.types import Samples
 
 SIGMA, N = 0.8, 20_000
 
@@ -58,3 +59,34 @@ def test_modes():
     assert float(diagnostics.total_variation(jnp.asarray([1.0, 0.0]), target.mode_weights)) == pytest.approx(0.75)
     assert float(diagnostics.mode_entropy(jnp.asarray([0.5, 0.5]))) == pytest.approx(1.0)
     assert float(diagnostics.mode_entropy(jnp.asarray([1.0, 0.0]))) == pytest.approx(0.0)
+
+
+def test_ess_along_is_that_of_each_time():
+    """A Brownian log weight of variance k sigma^2 after k steps: exp(-k sigma^2) in the limit, and `ess` of each column."""
+    steps = SIGMA * jax.random.normal(jax.random.key(2), (N, 2)) - SIGMA**2 / 2
+    log_weight = jnp.concatenate([jnp.zeros((N, 1)), jnp.cumsum(steps, axis=1)], axis=1)
+    along = diagnostics.ess_along(log_weight)
+    np.testing.assert_allclose(along, [diagnostics.ess(log_weight[:, k]) for k in range(3)], rtol=1e-12)
+    np.testing.assert_allclose(along, np.exp(-(SIGMA**2) * np.arange(3)), atol=0.05)
+
+
+def test_bad_input_is_refused_with_what_to_pass():
+    draws = Samples(jnp.zeros((3, 2)), jnp.zeros(3))
+    for estimate in (diagnostics.ess, diagnostics.log_z, diagnostics.elbo, diagnostics.eubo, diagnostics.forward_ess):
+        with pytest.raises(TypeError, match=r"got Samples\. Pass samples\.log_weight"):
+            estimate(draws)
+    with pytest.raises(ValueError, match=r"got shape \(3, 2\)\. Pass samples\.log_weight"):
+        diagnostics.ess(draws.x)
+    with pytest.raises(TypeError, match=r"values are an array.*got Samples\. Pass samples\.x"):
+        diagnostics.expectation(draws, draws.log_weight)
+    with pytest.raises(ValueError, match=r"of the same particles; got shapes \(2,\) and \(3,\)"):
+        diagnostics.expectation(jnp.zeros(2), draws.log_weight)
+    target = targets.gmm([[-5.0], [5.0]], 0.5, [0.25, 0.75])
+    with pytest.raises(TypeError, match=r"draws are an array.*got Samples\. Pass samples\.x"):
+        diagnostics.mode_histogram(target, draws, draws.log_weight)
+    with pytest.raises(TypeError, match=r"got Samples\. Pass samples\.log_weight"):
+        diagnostics.mode_histogram(target, draws.x[:, :1], draws)
+    with pytest.raises(TypeError, match=r"got Samples\. See weights\.along"):
+        diagnostics.ess_along(draws)
+    with pytest.raises(ValueError, match=r"got shape \(3,\)"):
+        diagnostics.ess_along(draws.log_weight)

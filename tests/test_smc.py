@@ -80,20 +80,21 @@ def test_moves_leave_their_density_invariant():
             assert abs(z_scores(value, truth)) < 5
 
 
-def test_moves_spend_particles_again():
-    """With moves at every step more distinct points and a smaller error of log Z than without, at the same steps."""
-    problem = build("gaussian")
+def test_moves_keep_walkers_at_the_density_that_they_stand_for():
+    """With hardly any noise in the dynamics weights must do all the work, unless moves do: log Z is right either way."""
+    truth = exact.mixture_target(processes.gaussian(paths.trigonometric(), (2,), 1.0), *TARGET)
+    problem = problems.annealed(truth.problem, noise=0.05)  # a static base: nothing moves but by noise and by moves
 
     def errors(moves):
-        run = jax.jit(jax.vmap(lambda k: smc.run(problem, idle, paths.uniform(8), k, 200, ess_floor=0.7, moves=moves)))
+        run = jax.jit(jax.vmap(lambda k: smc.run(problem, idle, paths.uniform(8), k, 100, ess_floor=0.7, moves=moves)))
         out = run(jax.random.split(KEY, 300))
-        return np.asarray(out.log_z) - LOG_Z, np.asarray(out.acceptance)
+        return np.asarray(out.log_z), np.asarray(out.acceptance)
 
     without, _ = errors(None)
-    moved, acceptance = errors(smc.Moves(num=3, leapfrog=3))
+    moved, acceptance = errors(smc.Moves(num=2, leapfrog=3))
     assert 0.3 < acceptance.mean() < 0.99
-    assert np.std(moved) < 0.9 * np.std(without)
-    assert abs(z_scores(np.exp(moved), 1.0)) < 5
+    assert np.std(moved) < 0.85 * np.std(without)
+    assert abs(z_scores(np.exp(without), 1.0)) < 5 and abs(z_scores(np.exp(moved), 1.0)) < 5
 
 
 def test_a_base_without_density_has_relative_weights():

@@ -261,3 +261,34 @@ def test_systematic_resampling_is_within_one_of_the_expected_counts():
     counts = np.stack([np.bincount(weights.resample(jax.random.key(i), log_weight, 1000), minlength=50) for i in range(200)])
     assert (np.abs(counts - expected) < 1 + 1e-9).all()
     assert (np.abs(counts.mean(0) - expected) < 5 * 0.5 / math.sqrt(200)).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_along_a_path_end_in_those_of_the_path(family):
+    """Plus the reward, forward and backward; and the first k steps of a path have the weight of a path of k steps, mean 1."""
+    problem = case("gmm").problems[family]
+    times, network = paths.power(7), small(problem)
+    params = case("gmm").params["random"]
+
+    def control(t, x):
+        return network.apply(params, t, x)
+
+    def one(key):
+        key_forward, key_backward, key_end = jax.random.split(key, 3)
+        forward = sde.simulate_path(problem.process, control, times, key_forward)
+        back = sde.simulate_backward(problem.process, control, times, key_backward, jax.random.normal(key_end, (2,)))
+        start = forward._replace(times=times[:4], x=forward.x[:4], control=forward.control[:3], noise=forward.noise[:3])
+        return [
+            (weights.along(problem.process, path), weights.girsanov(problem.process, problem.reward, path))
+            for path in (forward, back, start)
+        ] + [(problem.reward(path.x[-1]), 0.0) for path in (forward, back, start)]
+
+    found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 4000))
+    for (along, end), (reward, _) in zip(found[:3], found[3:], strict=True):
+        np.testing.assert_allclose(along[:, -1] + reward, end, rtol=1e-10, atol=1e-10)
+        np.testing.assert_array_equal(along[:, 0], 0.0)
+    forward, start = found[0][0], found[2][0]
+    np.testing.assert_allclose(forward[:, :4], start, rtol=1e-12, atol=1e-12)
+    assert forward.shape == (4000, 8) and np.abs(z_scores(np.exp(forward[:, 1:]), 1.0)).max() < 5
+    assert np.all(np.std(forward[:, 1:], axis=0) > 0.01)
+    assert diagnostics.ess_along(forward).shape == (8,)

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from tiltjax import checkpoints, losses, networks, paths, pilot, problems, processes, run, sampling, train
-from tiltjax.types import Key, Network, Objective, Problem, Replay, Target, is_key
+from tiltjax.types import GaussianPath, Key, Network, Objective, Problem, Replay, Target, is_key
 
 BASE_SCALE = 1.3
 CHUNK_UPDATES = 100
@@ -150,15 +150,26 @@ def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
 
 
 def prepare(
-    key: Key, target: Target, *, location: Array | float = 0.0, scale: float = 1.0, base_scale: float = BASE_SCALE
+    key: Key,
+    target: Target,
+    *,
+    path: GaussianPath | None = None,
+    location: Array | float = 0.0,
+    scale: float = 1.0,
+    base_scale: float = BASE_SCALE,
 ) -> Problem:
-    """The problem that `fit` makes of a target: the pilot's affine map and resolution, a Gaussian base on the linear path.
+    """A target as a problem in natural units: the pilot's affine map, then a base N(0, I) on `path` (default linear).
 
-    For a start of one's own: `problems.annealed(prepare(key, target))`, several losses on one problem, SMC without training.
-    base_scale is the base's standard deviation in units of the target's.
+    It is the tilt that `fit` trains on, for a start of one's own: several losses on one problem, SMC without training. For
+    `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
+    deviation in units of the target's; the affine map holds it.
     """
-    problem, *_ = _prepare(key, target, location, scale, base_scale)
-    return problem
+    _check_key(key)
+    problem, found, _ = _prepare(key, target, location, scale)
+    affine = problems.Affine(jnp.asarray(found["location"]), base_scale * jnp.asarray(found["scale"]))
+    process = processes.gaussian(paths.linear() if path is None else path, target.shape, 1.0)
+    resolution = found["resolution"] / base_scale**2
+    return problems.sampling(problem.target or target, process, resolution=resolution, affine=affine)
 
 
 def default_grid(problem: Problem) -> Callable[[int], Array]:
@@ -168,20 +179,18 @@ def default_grid(problem: Problem) -> Callable[[int], Array]:
     return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
 
 
-def _prepare(
-    key: Key, target: Any, location: Array | float, scale: float, base_scale: float = BASE_SCALE
-) -> tuple[Problem, dict[str, Any], int]:
+def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tuple[Problem, dict[str, Any], int]:
     problems.check_target(target)
     problems.check_scalar(target.log_density, target.shape, "log_density")
     target = target._replace(log_density=problems.traced_once(target.log_density))
     found = pilot.pilot(key, target.log_density, target.shape, location=location, scale=scale)
     affine = found.affine
     record = {"location": affine.location.tolist(), "scale": affine.scale.tolist(), "resolution": found.resolution}
-    return _whitened(target, affine, found.resolution, base_scale), record, found.gradient_evaluations
+    return _whitened(target, affine, found.resolution), record, found.gradient_evaluations
 
 
-def _whitened(target: Target, affine: problems.Affine, resolution: float, base_scale: float = BASE_SCALE) -> Problem:
-    process = processes.gaussian(paths.linear(), target.shape, base_scale)
+def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Problem:
+    process = processes.gaussian(paths.linear(), target.shape, BASE_SCALE)
     return problems.sampling(target, process, resolution=resolution, affine=affine)
 
 
@@ -241,9 +250,13 @@ def _report(
     )
 
 
-def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
+def _check_key(key: Any) -> None:
     if not is_key(key):
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
+
+
+def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
+    _check_key(key)
     for name, value in (("num_updates", num_updates), ("num_steps", num_steps), ("sampling_steps", sampling_steps)):
         sampling.positive_int(name, value)
     if not (learning_rate > 0 and math.isfinite(learning_rate)):

@@ -167,6 +167,18 @@ class Replay(NamedTuple):
     weighting: Callable[[Array], Array] | None = None
 
 
+class Regression(NamedTuple):
+    """How a loss regresses the control, at one time t and on one collected particle `item` (an entry of `Batch.data`).
+
+    `target(params, key, t, item) -> (x, u)` draws X_t = x and the noisy control u, of x's shape, that is regressed on there:
+    E[u | t, X_t] = u*(t, X_t) over particles of the tilt. `term(params, key, t, item) -> scalar` is what that pair adds to the
+    loss, which is the mean of `term` over particles and over its own law of t.
+    """
+
+    target: Callable[["Learned", Key, Array, Any], tuple[Array, Array]]
+    term: Callable[["Learned", Key, Array, Any], Array]
+
+
 class Objective(NamedTuple):
     """A training method: collect, then regress.
 
@@ -174,6 +186,7 @@ class Objective(NamedTuple):
     `collect(params, key, n) -> Batch` simulates n labelled particles without gradient.
     `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
+    `regression` is what `loss` is made of when it regresses the control on labels; None when it does not.
     """
 
     init: Callable[[], Params]
@@ -183,6 +196,7 @@ class Objective(NamedTuple):
     energy_evaluations: int = 1
     gradient_evaluations: int = 1
     weighted: bool = True  # a batch's log_weight is that of its paths
+    regression: Regression | None = None
 
 
 class Trainer(NamedTuple):

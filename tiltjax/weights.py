@@ -18,9 +18,25 @@ def girsanov(process: Process, reward: Callable[[Array], Array], path: Path) -> 
     With exact transitions (`processes.gaussian`) E[w] = Z at any number of steps; with `processes.euler` the tilt is that of
     the discretized base. Source: Zhang & Chen (2022), arXiv 2111.15141, eq. 10; Domingo-Enrich et al., arXiv 2605.00229.
     """
+    return reward(path.x[-1]) + jnp.sum(_increments(process, path))
+
+
+def along(process: Process, path: Path) -> Array:
+    """log dP_base/dP_u of the first k steps, k = 0..N, shape (N+1,): `girsanov` less the reward, as it accrues.
+
+        log w_k = -sum_{j < k} [c_j.xi_j + |c_j|^2 / 2],  c_j = sqrt(clock_j) u_j
+
+    E[exp(log w_k)] = 1 at every k; `girsanov` is its last entry plus r(X_N). `diagnostics.ess_along` shows where it is lost.
+    """
+    increments = _increments(process, path)
+    return jnp.concatenate([jnp.zeros(1, increments.dtype), jnp.cumsum(increments)])
+
+
+def _increments(process: Process, path: Path) -> Array:
+    """-[c_k.xi_k + |c_k|^2 / 2], (N,)."""
     clock = jax.vmap(process.clock)(path.times[:-1], path.times[1:])
     c = jnp.sqrt(_column(clock, path.control)) * path.control
-    return reward(path.x[-1]) - jnp.sum(c * path.noise) - 0.5 * jnp.sum(jnp.square(c))
+    return -jnp.sum((c * path.noise + 0.5 * jnp.square(c)).reshape(clock.size, -1), axis=1)
 
 
 def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
@@ -161,7 +177,9 @@ def residual(key: Key, log_weight: Array, num: int) -> Array:
     place = jnp.arange(num)
     certain = jnp.searchsorted(jnp.cumsum(sure), place.astype(sure.dtype), side="right")
     drawn = jax.random.categorical(key, jnp.log(jnp.maximum(expected - sure, 1e-30)), shape=(num,))
-    return jnp.where(place < jnp.sum(sure).astype(place.dtype), jnp.clip(certain, 0, log_weight.size - 1), drawn)
+    return jnp.where(
+        place < jnp.sum(sure).astype(place.dtype), jnp.clip(certain, 0, log_weight.size - 1).astype(drawn.dtype), drawn
+    )
 
 
 def _at(log_weight: Array, points: Array) -> Array:

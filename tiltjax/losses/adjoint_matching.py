@@ -8,7 +8,7 @@ from jax import Array
 
 from tiltjax import sde
 from tiltjax.losses.collect import labelled_paths, needs_memoryless, nothing
-from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Replay
+from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
 
 class Labelled(NamedTuple):
@@ -29,9 +29,10 @@ def adjoint_matching(
     """E[ int |u_theta(X_t, t) + sigma_t a_t|^2 / 2 dt ], X and the lean adjoint a constants; its only critical point is u*.
 
     On the grid: dt = clock_k and sigma_t a_t = std_k a_{k+1} / sqrt(clock_k), which for the exact steps of a Gaussian process
-    is -gain grad r(X_1) without discretization error. Of the N steps of a path `num_times` are drawn for an update.
-    When not to use it: separated modes (it is on-policy, and forgets them); a Gaussian base with expensive energies
-    (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
+    is -gain grad r(X_1) without discretization error. Its `regression` knows the grid's times alone: t is that of its step. Of
+    the N steps of a path `num_times` are drawn for an update. When not to use it: separated modes (it is on-policy, and forgets
+    them); a Gaussian base with expensive energies (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich
+    et al. (2024), arXiv 2409.08861, eq. 37-40.
     """
     needs_memoryless(problem, "adjoint_matching")
     process, steps = problem.process, len(times) - 1
@@ -40,17 +41,29 @@ def adjoint_matching(
     def collect(params: Learned, key: Key, n: int) -> Batch:
         return labelled_paths(problem, network, times, params, key, n, lambda path, _: labelled(problem, path))
 
-    def one(params: Learned, key: Key, data: Labelled) -> Array:
-        def residual(k: Array) -> Array:
-            u = network.apply(params.control, times[k], data.x[k])
-            return 0.5 * process.clock(times[k], times[k + 1]) * jnp.sum(jnp.square(u - data.target[k]))
+    def at(params: Learned, k: Array, item: Labelled) -> Array:
+        u = network.apply(params.control, times[k], item.x[k])
+        return 0.5 * process.clock(times[k], times[k + 1]) * jnp.sum(jnp.square(u - item.target[k]))
 
-        return steps * jnp.mean(jax.vmap(residual)(jax.random.permutation(key, steps)[:chosen]))
+    def one(params: Learned, key: Key, item: Labelled) -> Array:
+        ks = jax.random.permutation(key, steps)[:chosen]
+        return steps * jnp.mean(jax.vmap(at, (None, 0, None))(params, ks, item))
+
+    def step_at(t: Array) -> Array:  # the step that holds t
+        return jnp.clip(jnp.searchsorted(times, t, side="right") - 1, 0, steps - 1)
+
+    def target(params: Learned, key: Key, t: Array, item: Labelled) -> tuple[Array, Array]:
+        del params, key
+        return item.x[step_at(t)], item.target[step_at(t)]
+
+    def term(params: Learned, key: Key, t: Array, item: Labelled) -> Array:
+        del key
+        return steps * at(params, step_at(t), item)
 
     def loss(params: Learned, key: Key, data: Labelled) -> Array:
         return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.x.shape[0]), data))
 
-    return Objective(nothing, collect, loss, replay)
+    return Objective(nothing, collect, loss, replay, regression=Regression(target, term))
 
 
 def labelled(problem: Problem, path: Path) -> Labelled:

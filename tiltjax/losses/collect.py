@@ -56,6 +56,13 @@ def end_slope(problem: Problem, x: Array) -> tuple[Array, Array]:
     return reward, slope + problem.process.slope(jnp.ones((), x.dtype), x)
 
 
+def known_end_points(problem: Problem, x: Array) -> Batch:
+    """Draws x (n, *shape) of p* itself, in the process's coordinates, labelled without a clip and equally weighted."""
+    n = x.shape[0]
+    _, slope = jax.vmap(lambda x: end_slope(problem, x))(x)
+    return Batch(EndPoints(x, slope), jnp.zeros(n, x.dtype), jnp.zeros(n, bool))
+
+
 def labelled_paths(
     problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, label: Callable[[Path, Any], Any]
 ) -> Batch:

@@ -26,7 +26,7 @@ from jax import Array
 
 from tiltjax import processes, weights
 from tiltjax.losses.collect import EndPoints, draw_level, end_points, needs_memoryless, nothing
-from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Replay
+from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
 CLIP = 10.0
@@ -45,16 +45,24 @@ def mixture_score_matching(
     needs_memoryless(problem, "score matching")
     mixture = at_resolution(problem) if mixture is None else mixture
 
-    def one(params: Learned, key: Key, end: EndPoints) -> Array:
-        key_time, key_noise = jax.random.split(key)
-        t, _ = draw_level(problem, key_time)
-        x = processes.noise(problem.process, t, end.x, jax.random.normal(key_noise, end.x.shape))
+    def target(params: Learned, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
+        x = processes.noise(problem.process, t, end.x, jax.random.normal(key, end.x.shape))
         m, residual, gain = _coordinates(problem, t, x)
         gamma = mixture.weight(params.extra, t)
-        target = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
-        g = network.apply(params.control, t, x) / gain + problem.process.slope(t, x)
-        scale = jnp.maximum(1.0, 1 - gamma)  # below gamma = 0 the target is extrapolated, and its variance with it
-        return jnp.sum((residual + problem.resolution) * jnp.square((g - target) / scale))
+        g = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
+        return x, gain * (g - problem.process.slope(t, x))
+
+    def term(params: Learned, key: Key, t: Array, end: EndPoints) -> Array:
+        x, u = target(params, key, t, end)
+        _, residual, gain = _coordinates(problem, t, x)
+        # below gamma = 0 the target is extrapolated, and its variance with it
+        scale = gain * jnp.maximum(1.0, 1 - mixture.weight(params.extra, t))
+        error = (network.apply(params.control, t, x) - u) / scale
+        return jnp.sum((residual + problem.resolution) * jnp.square(error))
+
+    def one(params: Learned, key: Key, end: EndPoints) -> Array:
+        key_time, key_noise = jax.random.split(key)
+        return term(params, key_noise, draw_level(problem, key_time)[0], end)
 
     def loss(params: Learned, key: Key, data: EndPoints) -> Array:
         keys = jax.random.split(key, data.x.shape[0])
@@ -63,7 +71,7 @@ def mixture_score_matching(
     def collect(params: Learned, key: Key, n: int) -> Batch:
         return end_points(problem, network, times, params, key, n, clip)
 
-    return Objective(mixture.init, collect, loss, replay)
+    return Objective(mixture.init, collect, loss, replay, regression=Regression(target, term))
 
 
 def conditional_score_matching(

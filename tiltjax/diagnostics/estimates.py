@@ -10,12 +10,26 @@ from tiltjax.types import Estimate, Target
 
 def ess(log_weight: Array) -> Array:
     """Effective sample size as a fraction, (sum w)^2 / (n sum w^2) in (0, 1]. It does not see a mode that no particle found."""
-    return weights.ess(_checked(log_weight))
+    return weights.ess(checked(log_weight))
+
+
+def ess_along(log_weight: Array) -> Array:
+    """ESS at every time of the paths' weights so far, cumulative log weights (n, N+1) -> (N+1,); 1 at the start.
+
+    Of `weights.along` it shows at which times the control spends the sample size. These are weights back to the *base*, so
+    where base and tilt differ it falls for a perfect control too; the last entry with the rewards added is the ESS of `ess`.
+    Raises TypeError or ValueError when it is not given a matrix of at least 2 paths.
+    """
+    if not hasattr(log_weight, "ndim"):
+        raise TypeError(f"log weights along paths are an array (n, N+1); got {type(log_weight).__name__}. See weights.along.")
+    if log_weight.ndim != 2 or log_weight.shape[0] < 2:
+        raise ValueError(f"log weights along paths are (n, N+1) of at least 2 paths; got shape {log_weight.shape}.")
+    return jax.vmap(weights.ess, in_axes=1)(log_weight)
 
 
 def log_z(log_weight: Array) -> Estimate:
     """log of the mean weight. stderr = sd(w) / (mean(w) sqrt(n)), the delta method: trust it when the ESS is not tiny."""
-    log_weight = _checked(log_weight)
+    log_weight = checked(log_weight)
     n = log_weight.size
     value = jax.nn.logsumexp(log_weight) - jnp.log(n)
     relative = jnp.exp(log_weight - value)
@@ -24,7 +38,7 @@ def log_z(log_weight: Array) -> Estimate:
 
 def elbo(log_weight: Array) -> Estimate:
     """E[log w] under the sampler: a lower bound of log Z."""
-    return _mean(_checked(log_weight))
+    return _mean(checked(log_weight))
 
 
 def eubo(log_weight: Array) -> Estimate:
@@ -32,12 +46,12 @@ def eubo(log_weight: Array) -> Estimate:
 
     It sees missing modes.
     """
-    return _mean(_checked(log_weight))
+    return _mean(checked(log_weight))
 
 
 def forward_ess(log_weight: Array) -> Array:
     """1 / (E_{p*}[w] E_{p*}[1/w]) on paths of the tilt: small when the sampler misses a mode. In (0, 1]."""
-    log_weight = _checked(log_weight)
+    log_weight = checked(log_weight)
     n = log_weight.size
     log_mean = jax.nn.logsumexp(log_weight) - jnp.log(n)
     log_inverse = jax.nn.logsumexp(-log_weight) - jnp.log(n)
@@ -49,7 +63,8 @@ def expectation(values: Array, log_weight: Array) -> Estimate:
 
     Source: Owen (2013), Monte Carlo theory, methods and examples, section 9.2.
     """
-    w = weights.normalize(_checked(log_weight))
+    w = weights.normalize(checked(log_weight))
+    _one_each(values, w, "values")
     w = w.reshape(-1, *(1,) * (values.ndim - 1))
     mean = jnp.sum(w * values, axis=0)
     return Estimate(mean, jnp.sqrt(jnp.sum(jnp.square(w * (values - mean[None])), axis=0)))
@@ -65,7 +80,9 @@ def mode_histogram(target: Target, x: Array, log_weight: Array | None = None) ->
             "mode_histogram needs a target that names its modes; this one has no `mode`. "
             "Pass Target(..., mode=, mode_weights=)."
         )
-    w = jnp.full(x.shape[0], 1.0 / x.shape[0]) if log_weight is None else weights.normalize(log_weight)
+    log_weight = jnp.zeros(len(x)) if log_weight is None else checked(log_weight)
+    _one_each(x, log_weight, "draws")
+    w = weights.normalize(log_weight)
     return jnp.zeros(len(target.mode_weights), w.dtype).at[jax.vmap(target.mode)(x)].add(w)
 
 
@@ -84,9 +101,21 @@ def _mean(values: Array) -> Estimate:
     return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / jnp.sqrt(values.size))
 
 
-def _checked(log_weight: Array) -> Array:
+def checked(log_weight: Array, name: str = "log weights") -> Array:
+    """log_weight, when it is a vector of at least 2; else a TypeError or ValueError that says what to pass."""
+    if not hasattr(log_weight, "ndim"):
+        raise TypeError(f"{name} are an array (n,), one a particle; got {type(log_weight).__name__}. Pass samples.log_weight.")
     if log_weight.ndim != 1 or log_weight.size < 2:
         raise ValueError(
-            f"log weights are a vector of at least 2, one a particle; got shape {log_weight.shape}. Pass samples.log_weight."
+            f"{name} are a vector of at least 2, one a particle; got shape {log_weight.shape}. Pass samples.log_weight."
         )
     return log_weight
+
+
+def _one_each(x: Array, log_weight: Array, name: str) -> None:
+    if not hasattr(x, "ndim"):
+        raise TypeError(
+            f"{name} are an array (n, ...), one a particle; got {type(x).__name__}. Pass samples.x, or a function of it."
+        )
+    if x.ndim < 1 or x.shape[0] != log_weight.size:
+        raise ValueError(f"{name} and log weights are of the same particles; got shapes {x.shape} and {log_weight.shape}.")
