@@ -116,6 +116,37 @@ def jarzynski(anneal: Anneal, control: ControlFn, path: Path, key: Key | None = 
     return anneal.tilt(path.times[0], path.x[0]) + 0.5 * jnp.sum((rate[1:] + rate[:-1]) * dt)
 
 
+def fluctuations(problem: Problem, control: ControlFn, path: Path) -> Array:
+    """What each step of a path adds to log w beyond what its end state implies, (N,): its variance is the step's dissipation.
+
+    Annealed: the increment of the work. Memoryless: with the exact control log w is the sum of log h(X_k+1) - log h(X_k) less
+    the control's own terms; by the midpoint rule its fluctuating part is (g_k+1 - g_k).(m_k+1 - m_k) / 2, g = u / gain,
+    m = Phi x, of variance |grad g|^2 (R_k - R_k+1)^2 / 2, though the control be only near the exact one.
+    """
+    if problem.anneal is not None:
+        return increments(problem.anneal, control, path, jax.vmap(problem.anneal.fields)(path.times, path.x))
+    process = problem.process
+
+    def state(t: Array, x: Array) -> tuple[Array, Array]:
+        return process.response(t) * x, control(t, x) / process.gain(t)
+
+    m, g = jax.vmap(state)(path.times, path.x)
+    change = (m[1:] - m[:-1]) * (g[1:] - g[:-1])
+    return 0.5 * jnp.sum(change.reshape(len(change), -1), axis=1)
+
+
+def dissipation(
+    problem: Problem, control: ControlFn, times: Array, key: Key, num_particles: int, batch_size: int = 256
+) -> Array:
+    """The variance over paths of what each step adds to log w, (N,): for `paths.equal_dissipation`."""
+
+    def one(key: Key) -> Array:
+        values = fluctuations(problem, control, sde.simulate_path(problem.process, control, times, key))
+        return jnp.where(jnp.isfinite(values), values, 0.0)
+
+    return jnp.var(jax.lax.map(one, jax.random.split(key, num_particles), batch_size=batch_size), axis=0)
+
+
 def start(anneal: Anneal, control: ControlFn, t: Array, x: Array) -> Walker:
     """A walker at X_0, a draw of p_0: its weight for rho_0 is the constant exp(r_0)."""
     return Walker(x, anneal.fields(t, x), control(t, x), anneal.tilt(t, x))

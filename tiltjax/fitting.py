@@ -141,7 +141,9 @@ def load(
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     params = checkpoints.load_arrays(directory, shapes, _same_network(record.get("network", ""), network))
-    return sampling.sampler(problem, net, params, grid or default_grid(problem), num_steps=record["num_steps"], record=record)
+    if grid is None:
+        grid = sampling.refined_grid(record["grid"]) if "grid" in record else default_grid(problem)
+    return sampling.sampler(problem, net, params, grid, num_steps=record["num_steps"], record=record)
 
 
 def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:

@@ -219,6 +219,26 @@ def log_snr(process: Process, num_steps: int, resolution: float, overshoot: floa
     return _times(np.concatenate([[0.0], inner, [1.0]]))
 
 
+def equal_dissipation(times: Array, dissipation: Array, num_steps: int) -> Array:
+    """The grid of `num_steps` steps on which each step adds the same variance to log w.
+
+    dissipation (N,): the variance that each step of `times` (N+1,) added (`dynamics.dissipation`). Over a step dt it grows as
+    c(t) dt^2, so the best density of steps is sqrt(c): the edges are equal parts of the sum of sqrt(dissipation). Steps between
+    two given times are laid out in proportion there; give a `times` finer than the grid wanted.
+    Raises ValueError unless dissipation is finite, not negative, and somewhere positive.
+    """
+    _check_steps(num_steps)
+    old, root = np.asarray(times, np.float64), np.sqrt(np.asarray(dissipation, np.float64))
+    if root.shape != (len(old) - 1,) or not np.all(np.isfinite(root)) or not np.any(root > 0):
+        raise ValueError(
+            f"dissipation is the variance of log w added by each of the {len(old) - 1} steps, finite and not all zero; got "
+            f"shape {root.shape}, {np.sum(~np.isfinite(root))} of them not finite or negative."
+        )
+    root = np.maximum(root, 1e-3 * np.mean(root))  # no step of the old grid is skipped over for want of a sample
+    length = np.concatenate([[0.0], np.cumsum(root)])
+    return _times(np.interp(np.linspace(0.0, length[-1], num_steps + 1), length, old))
+
+
 def time_at(process: Process, level: Scalar) -> Array:
     """The t at which R_t / R_0 = level, for level in (0, 1): Var[X_1 | X_t] in units of Var[X_1]."""
     level = jnp.asarray(level)
