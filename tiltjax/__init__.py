@@ -21,6 +21,7 @@ from tiltjax import (
     train,
     weights,
 )
+from tiltjax.bridging import fit_bridge
 from tiltjax.fitting import fit, load
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
@@ -42,6 +43,7 @@ __all__ = [
     "diagnostics",
     "exact",
     "fit",
+    "fit_bridge",
     "integrations",
     "load",
     "losses",
