@@ -299,8 +299,7 @@ def test_without_memory_the_first_stage_is_adjoint_sampling():
 TWO_MODES = targets.gmm(jnp.asarray([[-1.2, 0.0], [1.4, 0.5]]), 0.5 * jnp.ones((2, 2)), [0.35, 0.65])
 
 
-@pytest.mark.parametrize("num_steps", [3, 20])
-def test_weights_are_unbiased_for_any_control_and_any_corrector(num_steps):
+def test_weights_are_unbiased_for_any_control_and_any_corrector():
     """Untrained random networks, few steps. With the base's own reversal the full form is `girsanov`, path by path."""
     process = base()
     target = TWO_MODES._replace(log_density=lambda x: TWO_MODES.log_density(x) + 1.3)
@@ -309,7 +308,7 @@ def test_weights_are_unbiased_for_any_control_and_any_corrector(num_steps):
     random = perturbed(control.init(jax.random.key(0)), jax.random.key(1), 0.1)
     other = perturbed(corrector.init(jax.random.key(2)), jax.random.key(3), 0.05)
     turned = processes.backward_controlled(process, lambda t, x: corrector.apply(other, t, x))
-    times = paths.log_snr(process, num_steps, 0.25)
+    times = paths.log_snr(process, 4, 0.25)
 
     @jax.jit
     @jax.vmap
@@ -377,7 +376,10 @@ def test_stages_lead_to_the_gaussian():
 def test_stages_lead_to_both_modes():
     """Mean, variance and the share of the modes; weights correct the rest: log Z, and 1 / w from exact draws."""
     problem = problems.sampling(TWO_MODES, base(), resolution=0.25)
-    sampler = fit(problem, num_stages=8, num_updates=3000)
+    # the share of the modes wanders with the draws of a small buffer: a larger one than elsewhere here
+    options = {"learning_rate": 5e-3, "replay": Replay(512, 2048, 25, 256)}
+    network = functools.partial(networks.mlp, width=32, depth=1)
+    sampler = fit(problem, network=network, num_stages=6, num_updates=1800, **options)
     draws, truly = sampler.sample(jax.random.key(1), 8000), TWO_MODES.sample(jax.random.key(2), 8000)
     w = np.exp(np.asarray(draws.log_weight))
     right = np.asarray(draws.x[:, 0] > 0.1)
