@@ -43,7 +43,10 @@ ROOMS = [
     "exact",
     "integrations",
     "fitting",
+    "bridging",
 ]
+
+APART = {"losses/bridge.py"}  # two objectives that need one another: `losses.bridge`
 
 HEAVY = {"arviz", "arviz_base", "diffusers", "distrax", "numpyro", "orbax", "tensorflow_probability", "torch"}
 NEVER = {"matplotlib", "pandas", "scipy"}  # the benchmarks may use them, the library does not
@@ -123,7 +126,9 @@ def test_every_recipe_file_is_re_exported(room, recipe):
     for file in (PACKAGE / room).glob("[!_]*.py"):
         functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
         makers = {node.name for node in functions if node.returns and ast.unparse(node.returns) == recipe}
-        assert not makers or makers & set(exported), f"{name_of(file)}: nothing of it in {room}.__all__"
+        assert not makers or makers & set(exported) or name_of(file) in APART, (
+            f"{name_of(file)}: nothing of it in {room}.__all__"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- metadata

@@ -24,6 +24,7 @@ from tiltjax import (
     train,
     weights,
 )
+from tiltjax.bridging import fit_bridge
 from tiltjax.fitting import fit, load, prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
@@ -47,6 +48,7 @@ __all__ = [
     "dynamics",
     "exact",
     "fit",
+    "fit_bridge",
     "integrations",
     "load",
     "losses",

@@ -22,6 +22,16 @@ class Exact(NamedTuple):
     control: Callable[[Array, Array], Array]
 
 
+class Bridge(NamedTuple):
+    """The problem, its log Z, control u*(t, x) and corrector h*(t, x) of its Schroedinger bridge, and Cov(m_0, X_1), (d,)."""
+
+    problem: Problem
+    log_z: Array
+    control: Callable[[Array, Array], Array]
+    corrector: Callable[[Array, Array], Array]
+    covariance: Array
+
+
 def linear_tilt(process: Process, slope: Array) -> Exact:
     """r(x) = slope.x: g = slope at every (t, x), log Z = s^2 |slope|^2 / 2. Exact steps have weights without any spread."""
     gain, s = _of(process)
@@ -109,6 +119,39 @@ def mixture_tilt(process: Process, base: Mixture, target: Mixture) -> Exact:
         jnp.zeros(()),
         lambda t, x: of_target.control(t, x) - of_base.control(t, x),
     )
+
+
+def gaussian_bridge(process: Process, mean: Array, variance: Array) -> Bridge:
+    """The Schroedinger bridge from the process's source to p* = N(mean, diag(variance)), normalized (log Z = 0).
+
+    In m = Phi_t x the source is N(0, a^2), a^2 = s^2 - R_0, and the base moves by n = R_0. With b^2 = variance the joint law of
+    (m_0, X_1) is Gaussian with covariance c = (sqrt(4 a^2 b^2 + n^2) - n) / 2, the precision between the two being -1/n. Hence
+        grad log phi_t     = (mean / n - P (m - mean)) / (1 + P R_t),          P = (a^2 - c) / (n c)
+        grad log phi_hat_t = -(mean / n + Q m) / (1 + Q (R_0 - R_t)),          Q = (b^2 - c) / (n c).
+    Raises ValueError for a process without a source. Source: Janati et al. (2020), arXiv 2006.02572, theorem 1.
+    """
+    gain, s = _of(process)
+    residual, response, base = process.residual, process.response, process.log_density
+    assert base is not None
+    moved = residual(jnp.zeros(()))
+    start = s**2 - moved
+    if not float(start) > 1e-9 * s**2:
+        raise ValueError("a bridge needs a source of positive width; this process has none. Use gaussian_target.")
+    c = 0.5 * (jnp.sqrt(4 * start * variance + jnp.square(moved)) - moved)
+    ahead, behind = (start - c) / (moved * c), (variance - c) / (moved * c)
+
+    def control(t: Array, x: Array) -> Array:
+        m = response(t) * x
+        return gain(t) * (mean / moved - ahead * (m - mean)) / (1 + ahead * residual(t))
+
+    def corrector(t: Array, x: Array) -> Array:
+        return -(mean / moved + behind * (response(t) * x)) / (1 + behind * (moved - residual(t)))
+
+    def reward(x: Array) -> Array:
+        parts = -0.5 * jnp.square(x - mean) / variance - 0.5 * jnp.log(2 * jnp.pi * variance)
+        return jnp.sum(parts) - base(x)
+
+    return Bridge(Problem(process, reward, float(jnp.min(variance))), jnp.zeros(()), control, corrector, c)
 
 
 def _of(process: Process) -> tuple[Callable[[Array], Array], float]:

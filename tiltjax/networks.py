@@ -112,6 +112,28 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
     return Network(_init(build), apply, gradient_evaluations=1)
 
 
+def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+    """The corrector h(t, x) = grad_m log phi_hat_t of a Schroedinger bridge, `mlp` with its clock reversed:
+
+        h = -m / V_t + [D + G * m / s](m / s, log(V_t + q)) / sqrt(V_t + q),   V_t = s^2 - R_t = Var m_t of the base.
+
+    NOT zero at initialization: the first term is the score of the base, which is h where there is no control. When not to
+    use it: as a control.
+    """
+    dim, scale2 = math.prod(problem.process.shape), problem.process.scale**2
+    residual = problem.process.residual
+    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+
+    def apply(params: Params, t: Array, x: Array) -> Array:
+        y, _, _ = _coordinates(problem, t, x)
+        variance = jnp.maximum(scale2 - residual(t), 1e-6 * scale2)
+        level = variance + problem.resolution
+        out = nnx.merge(graph, params)(y.reshape(-1), time_features(level)).reshape(x.shape)
+        return out / jnp.sqrt(level) - y * (math.sqrt(scale2) / variance)
+
+    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+
+
 def drift(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
     dim, s = math.prod(problem.process.shape), problem.process.scale

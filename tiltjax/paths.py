@@ -107,10 +107,14 @@ def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> GaussianPath:
     )
 
 
-def brownian(sigma: float = 1.0) -> GaussianPath:
-    """Brownian motion from X_0 = 0 with constant noise: nu_t = sigma^2 t, alpha = nu_t / nu_1 (PIS).
+def brownian(sigma: float = 1.0, source: float = 0.0) -> GaussianPath:
+    """Brownian motion with constant noise from X_0 ~ N(0, source^2 I): nu_t = sigma^2 t.
 
-    The base N(0, nu_1 I) has standard deviation sigma. Raises ValueError unless sigma > 0.
+    Without a source X_0 = 0 (PIS), alpha = nu_t / nu_1, and the base N(0, nu_1 I) has standard deviation sigma.
+    With one, S_t = source^2 + nu_t is the variance of X_t, alpha = S_t / S_1, beta^2 = S_t (nu_1 - nu_t) / S_1 (the motion
+    reversed), and the base is N(0, S_1 I). X_0 and X_1 then depend on one another: path weights stay unbiased, but grad log h,
+    which the losses for tilts learn, does not end in the target. Such a path is for Schroedinger bridges (`fit_bridge`).
+    Raises ValueError unless sigma > 0 and source >= 0.
     """
     _check_noise(sigma=sigma)
     s2 = float(sigma) ** 2
@@ -119,14 +123,16 @@ def brownian(sigma: float = 1.0) -> GaussianPath:
         sigma2=lambda t: s2 * jnp.ones_like(jnp.asarray(t, dtype=float)),
         time=lambda fraction: jnp.asarray(fraction),
         nu1=s2,
+        source=source,
     )
 
 
-def geometric(sigma_max: float, sigma_min: float) -> GaussianPath:
-    """Brownian motion from X_0 = 0 with noise sigma_t = sigma_max (sigma_min / sigma_max)^t.
+def geometric(sigma_max: float, sigma_min: float, source: float = 0.0) -> GaussianPath:
+    """Brownian motion with noise sigma_t = sigma_max (sigma_min / sigma_max)^t, from X_0 ~ N(0, source^2 I).
 
-    The base N(0, nu_1 I) has nu_1 = (sigma_max^2 - sigma_min^2) / (2 log(sigma_max / sigma_min)).
-    Raises ValueError unless sigma_max > sigma_min > 0.
+    About the source, see `brownian`.
+    nu_1 = (sigma_max^2 - sigma_min^2) / (2 log(sigma_max / sigma_min)), and the base is N(0, (source^2 + nu_1) I).
+    Raises ValueError unless sigma_max > sigma_min > 0 and source >= 0.
     """
     _check_noise(sigma_max=sigma_max, sigma_min=sigma_min)
     if sigma_max <= sigma_min:
@@ -145,6 +151,7 @@ def geometric(sigma_max: float, sigma_min: float) -> GaussianPath:
         sigma2=lambda t: sigma_max**2 * jnp.exp(-decay * jnp.asarray(t)),
         time=lambda fraction: -jnp.log1p(fraction * math.expm1(-decay)) / decay,
         nu1=-top * math.expm1(-decay),
+        source=source,
     )
 
 
@@ -153,31 +160,36 @@ def _brownian(
     sigma2: Callable[[Scalar], Array],
     time: Callable[[Array], Array],
     nu1: float,
+    source: float,
 ) -> GaussianPath:
     """From span(t, t') = nu_t' - nu_t without cancellation, its slope sigma2, and the inverse of nu_t / nu_1."""
+    if not (source >= 0 and math.isfinite(source)):
+        raise ValueError(f"source is the standard deviation of X_0 and must be finite and not negative; got {source}.")
+    start = float(source) ** 2
+    total = start + nu1
 
-    def nu(t: Scalar) -> Array:
-        return span(0.0, t)
+    def variance(t: Scalar) -> Array:  # S_t
+        return start + span(0.0, t)
 
     def rest(t: Scalar) -> Array:
         return span(t, 1.0)
 
     def from_snr(snr: Scalar) -> Array:
-        scaled = nu1 * jnp.asarray(snr)
-        return time(1 - 1 / (1 + scaled))
+        scaled = total * jnp.asarray(snr)
+        return time(jnp.maximum(1 - total / nu1 / (1 + scaled), 0.0))
 
     return GaussianPath(
-        alpha=lambda t: nu(t) / nu1,
-        beta=lambda t: jnp.sqrt(nu(t) * rest(t) / nu1),
-        kappa=lambda t: sigma2(t) / nu(_inside(t)),
+        alpha=lambda t: variance(t) / total,
+        beta=lambda t: jnp.sqrt(variance(t) * rest(t) / total),
+        kappa=lambda t: sigma2(t) / variance(_inside(t)),
         eta=lambda t: 0.5 * sigma2(t),
-        signal2=lambda t: nu(t) / nu1,
+        signal2=lambda t: variance(t) / total,
         noise2=rest,
-        lift=lambda t: jnp.ones_like(nu(t)),
+        lift=lambda t: jnp.ones_like(variance(t)),
         rise=span,
         speed=sigma2,
         time=from_snr,
-        scale=math.sqrt(nu1),
+        scale=math.sqrt(total),
     )
 
 
@@ -213,8 +225,9 @@ def log_snr(process: Process, num_steps: int, resolution: float, overshoot: floa
     """
     _check_steps(num_steps)
     last = overshoot * resolution / process.scale**2
-    levels = np.exp(np.linspace(0.0, math.log(min(last, 0.5)), num_steps))[1:]  # R_k / R_0
     with jax.ensure_compile_time_eval():  # a grid is a constant, also where it is made inside `jit`
+        first = float(top_level(process))
+        levels = np.exp(np.linspace(math.log(first), math.log(min(last, 0.5 * first)), num_steps))[1:]
         inner = np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64)
     return _times(np.concatenate([[0.0], inner, [1.0]]))
 
@@ -240,9 +253,14 @@ def equal_dissipation(times: Array, dissipation: Array, num_steps: int) -> Array
 
 
 def time_at(process: Process, level: Scalar) -> Array:
-    """The t at which R_t / R_0 = level, for level in (0, 1): Var[X_1 | X_t] in units of Var[X_1]."""
+    """The t at which R_t / s^2 = level, for level in (0, top_level): Var[X_1 | X_t] in units of Var[X_1]."""
     level = jnp.asarray(level)
     return process.path.time((1 / level - 1) / process.scale**2)
+
+
+def top_level(process: Process) -> Array:
+    """R_0 / s^2: 1 where X_0 says nothing of X_1, less where it does (Brownian motion from a source)."""
+    return process.residual(jnp.zeros(())) / process.scale**2
 
 
 def _check_steps(num_steps: int) -> None:

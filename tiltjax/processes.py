@@ -224,3 +224,46 @@ def log_marginal(process: Process, t: Array, x: Array) -> Array:
     """log p_t(x), normalized, of a Gaussian base: N(0, alpha^2 s^2 + beta^2)."""
     variance = jnp.square(process.path.alpha(t)) * process.scale**2 + jnp.square(process.path.beta(t))
     return -0.5 * jnp.sum(jnp.square(x)) / variance - 0.5 * x.size * jnp.log(2 * jnp.pi * variance)
+
+
+def bridge(process: Process, t: Array, x0: Array, x1: Array, xi: Array) -> Array:
+    """X_t | X_0 = x0, X_1 = x1 of the base, for xi ~ N(0, I): a Brownian bridge in the coordinate m = Phi_t x,
+
+        m_t = m_0 + f (x1 - m_0) + sqrt(f R_t) xi,   f = (R_0 - R_t) / R_0,   m_0 = Phi_0 x0.
+
+    Without a source m_0 = 0, and this is `noise`. A Schroedinger bridge keeps it, whatever its control. Only for Gaussian
+    processes. Raises ValueError for others.
+    """
+    _needs_gaussian(process)
+    response, residual = process.response, process.residual
+    start, rest = residual(jnp.zeros_like(t)), residual(t)
+    fraction = jnp.maximum(1 - rest / start, 0.0)
+    m0 = response(jnp.zeros_like(t)) * x0
+    m = m0 + fraction * (x1 - m0) + jnp.sqrt(fraction * rest) * xi
+    return m / jnp.maximum(response(t), 1e-12)
+
+
+def backward_controlled(process: Process, corrector: Callable[[Array, Array], Array]) -> Process:
+    """The process with another reverse kernel, that of a Schroedinger bridge whose grad_m log phi_hat is corrector(t, x):
+
+        X_t | X_t' ~ N((m' + (R - R') h(t', X_t')) / Phi, std^2),   std that of the base's reversal.
+
+    The mean is E[m_t | m_t'] of the bridge (Tweedie's formula) for the exact h; with h = -m / (s^2 - R), the base's own score,
+    it is `process.reverse`. Whatever h, the kernel is normalized, so `weights.crooks_full` is unbiased with it; its variance
+    goes to 0 with the steps when control and h are those of the bridge. When not to use it: for `weights.girsanov` and
+    `weights.crooks_relative`, which take the reverse kernel to be the base's. Raises ValueError for a process that is not
+    Gaussian. Source: Liu et al. (2025), arXiv 2506.22565, for h; Vargas et al. (2024), arXiv 2307.01050, for the weight.
+    """
+    _needs_gaussian(process)
+    response, gain = process.response, process.gain
+
+    def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
+        fall = process.clock(t, t1) * jnp.square(gain(t))
+        return (response(t1) * x1 + fall * corrector(t1, x1)) / response(t), process.reverse(t, t1, x1)[1]
+
+    return process._replace(reverse=reverse)
+
+
+def _needs_gaussian(process: Process) -> None:
+    if process.log_density is None:
+        raise ValueError("a Schroedinger bridge needs a Gaussian process; got one known by its velocity or score.")

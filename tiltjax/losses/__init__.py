@@ -1,5 +1,6 @@
 """Losses: one constructor each, `loss(problem, network, times, **options) -> Objective`, all for the one trainer."""
 
+from tiltjax.losses import bridge as bridge  # two objectives that alternate: not of this signature, so not in the list
 from tiltjax.losses.adjoint_matching import adjoint_matching
 from tiltjax.losses.nonequilibrium import action_matching, nets
 from tiltjax.losses.path_measure import log_variance, relative_entropy, trajectory_balance

@@ -38,14 +38,12 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
     The norm of a gradient is cut at clip sqrt(d / resolution): a density that is smooth at the resolution has
     gradients of size sqrt(d / resolution), far away they only say where the density is not.
     """
-    limit = clip * math.sqrt(math.prod(problem.process.shape) / problem.resolution)
 
     def one(key: Key) -> Batch:
         end = sde.simulate(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
         reward, slope = end_slope(problem, end.x)
-        norm = jnp.sqrt(jnp.sum(jnp.square(slope)))
-        slope = slope * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
-        return Batch(EndPoints(end.x, slope), end.log_ratio + reward, norm > limit)
+        slope, clipped = clip_slope(problem, slope, clip)
+        return Batch(EndPoints(end.x, slope), end.log_ratio + reward, clipped)
 
     return jax.vmap(one)(jax.random.split(key, n))
 
@@ -61,6 +59,13 @@ def known_end_points(problem: Problem, x: Array) -> Batch:
     n = x.shape[0]
     _, slope = jax.vmap(lambda x: end_slope(problem, x))(x)
     return Batch(EndPoints(x, slope), jnp.zeros(n, x.dtype), jnp.zeros(n, bool))
+
+
+def clip_slope(problem: Problem, slope: Array, clip: float) -> tuple[Array, Array]:
+    """A gradient with its norm cut at clip sqrt(d / resolution), and whether it was."""
+    limit = clip * math.sqrt(math.prod(problem.process.shape) / problem.resolution)
+    norm = jnp.sqrt(jnp.sum(jnp.square(slope)))
+    return slope * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30)), norm > limit
 
 
 def labelled_paths(
@@ -82,6 +87,8 @@ def labelled_paths(
 
 def draw_level(problem: Problem, key: Key, overshoot: float = 0.3) -> tuple[Array, Array]:
     """t with R_t uniform in its logarithm from R_0 down to overshoot * resolution; and the fraction of the way, in [0, 1)."""
+    first = paths.top_level(problem.process)
     last = overshoot * problem.resolution / problem.process.scale**2
     fraction = jax.random.uniform(key, (), jax.dtypes.canonicalize_dtype(float))
-    return paths.time_at(problem.process, jnp.exp(math.log(min(last, 0.5)) * fraction)), fraction
+    level = first * jnp.exp(jnp.log(jnp.minimum(last / first, 0.5)) * fraction)
+    return paths.time_at(problem.process, level), fraction
