@@ -171,7 +171,7 @@ def test_weights_of_the_batch_count_as_repetitions():
     assert float(gradient.variance.value[0]) == pytest.approx(np.var(x, axis=0, ddof=1).sum(), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", losses.__all__)
+@pytest.mark.parametrize("name", sorted(set(losses.__all__) - {"action_matching", "nets"}))  # of memoryless problems
 def test_what_is_measured_is_what_is_trained_on(name):
     """The loss is the mean of `term` at its own times: summed over a grid, or averaged over log R, by quadrature."""
     if name in ("log_variance", "trajectory_balance", "relative_entropy"):
@@ -232,9 +232,7 @@ def test_bounds_hold_for_a_base_of_two_widths():
         (m0, s0), (m1, s1) = (side.transition(t, t1, x[i : i + 1]) for i, side in enumerate(sides))
         return jnp.concatenate([m0, m1]), jnp.stack([s0, s1])
 
-    blind = processes.gaussian(path, (2,))._replace(
-        transition=transition, log_density=None, scale=None, response=None, residual=None, gain=None
-    )
+    blind = processes.gaussian(path, (2,))._replace(transition=transition, log_density=None)
     problem = problems.tilt(blind, lambda x: jnp.sum(jnp.sin(x)) + x[0] * x[1])
     found = diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, jax.random.key(0), 50)
     concave = jax.vmap(lambda t: diagnostics.log_concave_bound(path, 1 / 1.5**2, t))(times)[None] * found.norm[:, -1:]
@@ -257,7 +255,7 @@ def test_the_discrete_bound_holds_for_a_base_of_two_wells():
     def drift(t, x):
         return path.kappa(t) * x + 2 * path.eta(t) * jax.grad(score, 1)(t, x)
 
-    base = processes.euler(processes.gaussian(path, (2,))._replace(drift=drift, log_density=None, scale=None))
+    base = processes.euler(processes.gaussian(path, (2,))._replace(drift=drift, log_density=None))
     problem = problems.tilt(base, lambda x: jnp.sum(jnp.sin(x)))
     times = paths.uniform(40)
     found = diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, jax.random.key(0), 50)

@@ -241,12 +241,14 @@ def equal_dissipation(times: Array, dissipation: Array, num_steps: int) -> Array
     Raises ValueError unless dissipation is finite, not negative, and somewhere positive.
     """
     _check_steps(num_steps)
-    old, root = np.asarray(times, np.float64), np.sqrt(np.asarray(dissipation, np.float64))
-    if root.shape != (len(old) - 1,) or not np.all(np.isfinite(root)) or not np.any(root > 0):
+    old, spent = np.asarray(times, np.float64), np.asarray(dissipation, np.float64)
+    fine = np.isfinite(spent) & (spent >= 0)
+    if spent.shape != (len(old) - 1,) or not np.all(fine) or not np.any(spent > 0):
         raise ValueError(
             f"dissipation is the variance of log w added by each of the {len(old) - 1} steps, finite and not all zero; got "
-            f"shape {root.shape}, {np.sum(~np.isfinite(root))} of them not finite or negative."
+            f"shape {spent.shape}, {np.sum(~fine)} of them not finite or negative, the largest {np.max(spent)}."
         )
+    root = np.sqrt(spent)
     root = np.maximum(root, 1e-3 * np.mean(root))  # no step of the old grid is skipped over for want of a sample
     length = np.concatenate([[0.0], np.cumsum(root)])
     return _times(np.interp(np.linspace(0.0, length[-1], num_steps + 1), length, old))

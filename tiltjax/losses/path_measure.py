@@ -64,10 +64,19 @@ def relative_entropy(
 ) -> Objective:
     """KL(P_u || P*) - log Z = -E[log w], differentiated through the path; the step is rematerialised: memory of N states.
 
+    Refused (ValueError) on an annealed problem whose base has no density: the mean of its relative log weight is a bound only
+    as the step goes to 0, and training finds the steps where it is not (log w grows without end).
+
     When not to use it: separated modes (reverse KL drops them), many steps (time grows with them; `adjoint_matching` has the
     same optimum without a backward pass through the network). Sources: Zhang & Chen (2022), arXiv 2111.15141; Vargas et al.
     (2023), arXiv 2302.13834; Berner et al. (2024), arXiv 2211.01364.
     """
+
+    if problem.anneal is not None and problem.anneal.base.log_density is None:
+        raise ValueError(
+            "relative_entropy on an annealed problem needs a base with a density; got one known by its velocity or score, "
+            "whose relative weights are no bound of log Z at finite steps. Use log_variance, trajectory_balance or nets."
+        )
 
     def one(params: Learned, key: Key) -> Array:
         return -dynamics.simulate(problem, lambda t, x: network.apply(params.control, t, x), times, key).log_weight
