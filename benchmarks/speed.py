@@ -183,8 +183,8 @@ def update(repetitions: int = 40) -> dict[str, float]:
     The affine map has the location and scale that a pilot finds.
     """
     process = tj.processes.gaussian(tj.paths.linear(), (2,), 1.3)
-    affine = tj.problems.Affine(jnp.zeros(2), 20.0 * jnp.ones(2))
-    problem = tj.problems.sampling(tj.targets.gmm40(), process, resolution=4e-3, affine=affine)
+    affine = tj.coordinates.Coordinates(jnp.zeros(2), 20.0 * jnp.ones(2))
+    problem = tj.problems.sampling(tj.targets.gmm40(), process, resolution=4e-3, coordinates=affine)
     network = tj.networks.score_informed(problem, width=64, depth=2)
     times = tj.paths.log_snr(process, 128, problem.resolution)
     objective = tj.losses.relative_entropy(problem, network, times, replay=tj.Replay(num_particles=256))

@@ -107,9 +107,9 @@ def test_the_ceiling_is_that_of_the_whitened_problem(scale):
     """The exact control's problem has the reward of the sampler's own, in the sampler's coordinates."""
     components = cases.Components(jnp.asarray([[-4.0, 1.0], [2.0, 3.0], [0.0, -2.0]]), 0.25)
     target = tj.targets.gmm(components.means, math.sqrt(components.variance))
-    affine = tj.problems.Affine(jnp.asarray([1.0, -1.0]), scale)
+    affine = tj.coordinates.Coordinates(jnp.asarray([1.0, -1.0]), scale)
     process = tj.processes.gaussian(tj.paths.linear(), (2,), 1.3)
-    problem = tj.problems.sampling(target, process, resolution=0.01, affine=affine)
+    problem = tj.problems.sampling(target, process, resolution=0.01, coordinates=affine)
 
     def grid(n: int) -> jax.Array:
         return tj.paths.log_snr(process, n, 0.01)

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "tiltjax"
 ROOMS = [
     "types",
     "calculus",
+    "coordinates",
     "paths",
     "targets",
     "networks",
@@ -31,6 +32,7 @@ ROOMS = [
     "problems",
     "dynamics",
     "hamiltonian",
+    "noncentring",
     "pilot",
     "smc",
     "buffers",

@@ -8,6 +8,7 @@ draws = sampler.sample(jax.random.key(1), 10_000)     # Samples(x, log_weight)
 from tiltjax import (
     annealing,
     buffers,
+    coordinates,
     diagnostics,
     dynamics,
     exact,
@@ -44,6 +45,7 @@ __all__ = [
     "Target",
     "annealing",
     "buffers",
+    "coordinates",
     "diagnostics",
     "dynamics",
     "exact",

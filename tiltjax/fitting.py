@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from tiltjax import checkpoints, losses, networks, paths, pilot, problems, processes, run, sampling, train
+from tiltjax.coordinates import Coordinates
 from tiltjax.types import GaussianPath, Key, Network, Objective, Problem, Replay, Target, is_key
 
 BASE_SCALE = 1.3
@@ -42,7 +43,7 @@ def fit(
 ) -> sampling.Sampler:
     """Trains a control for a target or a problem, and returns the sampler.
 
-    For a target, a short pilot (`pilot.pilot`) sets an affine map to the base's units and the resolution, so that the units
+    For a target, a short pilot (`pilot.pilot`) sets the map to the base's units and the resolution, so that the units
     of the density do not matter; `location` and `scale` say where to look if the target is more than 100 scales away from 0.
     A problem is taken as it stands.
 
@@ -135,8 +136,7 @@ def load(
     if isinstance(problem, Target):
         if "location" not in record:
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
-        affine = problems.Affine(jnp.asarray(record["location"]), jnp.asarray(record["scale"]))
-        problem = _whitened(problem, affine, record["resolution"])
+        problem = _whitened(problem, _recorded(record), record["resolution"])
     network = default_network(problem) if network is None else network
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
@@ -160,18 +160,19 @@ def prepare(
     scale: float = 1.0,
     base_scale: float = BASE_SCALE,
 ) -> Problem:
-    """A target as a problem in natural units: the pilot's affine map, then a base N(0, I) on `path` (default linear).
+    """A target as a problem in natural units: the pilot's coordinates, then a base N(0, I) on `path` (default linear).
 
     It is the tilt that `fit` trains on, for a start of one's own: several losses on one problem, SMC without training. For
     `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
-    deviation in units of the target's; the affine map holds it.
+    deviation in units of the target's; the coordinates hold it.
     """
     _check_key(key)
     problem, found, _ = _prepare(key, target, location, scale)
-    affine = problems.Affine(jnp.asarray(found["location"]), base_scale * jnp.asarray(found["scale"]))
+    coordinates = _recorded(found)
+    coordinates = coordinates._replace(scale=base_scale * coordinates.scale)
     process = processes.gaussian(paths.linear() if path is None else path, target.shape, 1.0)
     resolution = found["resolution"] / base_scale**2
-    return problems.sampling(problem.target or target, process, resolution=resolution, affine=affine)
+    return problems.sampling(problem.target or target, process, resolution=resolution, coordinates=coordinates)
 
 
 def default_grid(problem: Problem) -> Callable[[int], Array]:
@@ -186,14 +187,19 @@ def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tu
     problems.check_scalar(target.log_density, target.shape, "log_density")
     target = target._replace(log_density=problems.traced_once(target.log_density))
     found = pilot.pilot(key, target.log_density, target.shape, location=location, scale=scale)
-    affine = found.affine
-    record = {"location": affine.location.tolist(), "scale": affine.scale.tolist(), "resolution": found.resolution}
-    return _whitened(target, affine, found.resolution), record, found.gradient_evaluations
+    parts = {name: part.tolist() for name, part in found.coordinates._asdict().items() if part is not None}
+    record = {**parts, "resolution": found.resolution}
+    return _whitened(target, found.coordinates, found.resolution), record, found.gradient_evaluations
 
 
-def _whitened(target: Target, affine: problems.Affine, resolution: float) -> Problem:
+def _recorded(record: dict[str, Any]) -> Coordinates:
+    """The pilot's coordinates, from a record."""
+    return Coordinates(**{name: jnp.asarray(record[name]) for name in Coordinates._fields if name in record})
+
+
+def _whitened(target: Target, coordinates: Coordinates, resolution: float) -> Problem:
     process = processes.gaussian(paths.linear(), target.shape, BASE_SCALE)
-    return problems.sampling(target, process, resolution=resolution, affine=affine)
+    return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
 
 
 def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The pilot: where the target is, how wide, how fine. Tempered sequential Monte Carlo, from a start that spans decades.
 
 Particles from a Gaussian scale mixture are moved through  p_b proportional to start^(1-b) gamma^b,  b rising from 0 to 1 as
-fast as the ESS of a step allows, by Hamiltonian moves in the units of the particles' own covariance. They set an affine map of
-the base and its resolution, and nothing else: no sample of the pilot reaches the answer, whose weights are those of the
-sampler.
+fast as the ESS of a step allows, by Hamiltonian moves in the units of the particles' own covariance. They set the map to
+natural units (affine, and non-centred where the scale of a coordinate depends on another) and the resolution, and nothing
+else: no sample of the pilot reaches the answer, whose weights are those of the sampler.
 Sources: Del Moral, Doucet, Jasra (2006); Neal (2011), arXiv 1206.1901.
 """
 
@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from tiltjax import hamiltonian, weights
-from tiltjax.problems import Affine
+from tiltjax import hamiltonian, noncentring, weights
+from tiltjax.coordinates import Coordinates
 from tiltjax.types import Key, LogDensity
 
 SCALES = (1.0, 10.0, 100.0)
 
 
 class Pilot(NamedTuple):
-    """affine: x_user = location + scale x makes the target of unit size; resolution: its smallest variance in those units."""
+    """coordinates: natural units, in which the target is of unit size; resolution: its smallest variance in those units."""
 
-    affine: Affine
+    coordinates: Coordinates
     resolution: float
     particles: Array
     gradient_evaluations: int
@@ -51,6 +52,7 @@ def pilot(
     keep: float = 0.9,
     leapfrog: int = 5,
     final_moves: int = 20,
+    again: int = 2,
     max_stages: int = 400,
 ) -> Pilot:
     """Runs the pilot on one compiled program.
@@ -72,7 +74,7 @@ def pilot(
         return log_density(x.reshape(shape))
 
     @jax.jit
-    def search(key: Key) -> tuple[_State, Array, Array, Array]:
+    def search(key: Key) -> tuple[_State, Array, Array]:
         key_start, key_run = jax.random.split(key)
         x = _start(key_start, centre, scale, num_particles)
         value = jax.vmap(target)(x)
@@ -86,10 +88,9 @@ def pilot(
 
         state = jax.lax.while_loop(unfinished, temper, state)
         state = _moved(state, target, final_moves, leapfrog)
-        slope = jax.vmap(jax.grad(target))(state.x)
-        return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), slope, jnp.mean(jnp.isfinite(value))
+        return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), jnp.mean(jnp.isfinite(value))
 
-    state, covariance, slope, finite = search(key)
+    state, covariance, finite = search(key)
     if not float(finite) > 0:
         raise FloatingPointError(
             f"log_density is not finite at any of {num_particles} starting points with standard deviations "
@@ -104,15 +105,39 @@ def pilot(
             f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
             "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
-    affine = _affine(state.x, covariance)
-    _warn_of_holes(jax.random.fold_in(key, 1), target, affine, num_particles)
-    calls = num_particles * leapfrog * (moves * int(state.stages) + final_moves)
-    return Pilot(affine, _resolution(affine, slope), state.x, calls)
+    x, coordinates, rounds = state.x, _coordinates(state.x), 0
+    while coordinates.slopes is not None and rounds < again:
+        # in its own coordinates a funnel has no neck: the particles reach what they could not before
+        key_again = jax.random.fold_in(key, 2 + rounds)
+        x, rounds = _moved_within(key_again, coordinates, target, x, final_moves, leapfrog), rounds + 1
+        coordinates = _coordinates(x)
+    _warn_of_holes(jax.random.fold_in(key, 1), target, coordinates, num_particles)
+    calls = num_particles * (leapfrog * (moves * int(state.stages) + (1 + rounds) * final_moves) + 1)
+    return Pilot(coordinates, _resolution(coordinates, target, x), x, calls)
 
 
-def _warn_of_holes(key: Key, target: LogDensity, affine: Affine, n: int, most: float = 0.01) -> None:
+def _moved_within(key: Key, coordinates: Coordinates, target: LogDensity, x: Array, num_moves: int, leapfrog: int) -> Array:
+    """Hamiltonian moves in the coordinates."""
+
+    @jax.jit
+    def run(x: Array) -> Array:
+        y = jax.vmap(coordinates.inverse)(x)
+        step_size = jnp.asarray(0.5, x.dtype)
+        out = hamiltonian.moves(key, lambda y: _natural(coordinates, target, y), y, step_size, num_moves, leapfrog)
+        return jax.vmap(coordinates.forward)(out.x)
+
+    return run(x)
+
+
+def _natural(coordinates: Coordinates, target: LogDensity, y: Array) -> Array:
+    """The target's log density of y."""
+    return target(coordinates.forward(y)) + coordinates.log_determinant(y)
+
+
+def _warn_of_holes(key: Key, target: LogDensity, coordinates: Coordinates, n: int, most: float = 0.01) -> None:
     """The particles never leave the support. The sampler starts from a Gaussian of their width: does that?"""
-    x = jax.vmap(affine.forward)(jax.random.normal(key, (n, affine.location.size), affine.location.dtype))
+    centre = coordinates.location
+    x = jax.vmap(coordinates.forward)(jax.random.normal(key, (n, centre.size), centre.dtype))
     lost = 1 - float(jnp.mean(jnp.isfinite(jax.jit(jax.vmap(target))(x))))
     if lost > most:
         warnings.warn(
@@ -158,24 +183,33 @@ def _moved(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _St
     return state._replace(x=out.x, step_size=out.step_size, key=key)
 
 
-def _affine(x: Array, covariance: Array, correlation_time: float = 5.0) -> Affine:
+def _coordinates(x: Array) -> Coordinates:
+    """The map that makes the particles of unit size: affine, and non-centred where scales depend on other coordinates."""
+    affine = _affine(x)
+    n, dim = x.shape
+    bent = None if dim == 1 or dim > n // 10 else noncentring.find(np.asarray(x, np.float64))
+    return affine if bent is None else jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), bent)
+
+
+def _affine(x: Array, correlation_time: float = 5.0) -> Coordinates:
     """Location and scale of the particles: by coordinate, or a matrix where correlations exceed what chance would show."""
     n, dim = x.shape
-    location, sd = jnp.mean(x, axis=0), jnp.sqrt(jnp.diagonal(covariance))
+    location, sd = jnp.mean(x, axis=0), jnp.std(x, axis=0, ddof=1)
     if dim > n // 10:
-        return Affine(location, sd)
-    correlation = covariance / (sd[:, None] * sd[None, :])
+        return Coordinates(location, sd)
+    correlation = jnp.cov(x, rowvar=False).reshape(dim, dim) / (sd[:, None] * sd[None, :])
     gain = -0.5 * float(jnp.linalg.slogdet(correlation)[1])
     chance = correlation_time * dim * (dim - 1) / (4 * n)
     if not gain > 2 * chance:
-        return Affine(location, sd)
-    return Affine(location, sd[:, None] * jnp.linalg.cholesky(correlation))
+        return Coordinates(location, sd)
+    return Coordinates(location, sd[:, None] * jnp.linalg.cholesky(correlation))
 
 
-def _resolution(affine: Affine, slope: Array) -> float:
-    """1 / the largest eigenvalue of the Fisher matrix E[grad log gamma grad log gamma^T], in the units of the affine map."""
+def _resolution(coordinates: Coordinates, target: LogDensity, x: Array) -> float:
+    """1 / the largest eigenvalue of the Fisher matrix E[grad log p grad log p^T] of the target in natural units."""
+    slope_of = jax.grad(lambda y: _natural(coordinates, target, y))
+    slope = jax.jit(lambda x: jax.vmap(slope_of)(jax.vmap(coordinates.inverse)(x)))(x)
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-    scaled = slope * affine.scale[None] if affine.scale.ndim == 1 else slope @ affine.scale
-    fisher = scaled.T @ scaled / scaled.shape[0]
+    fisher = slope.T @ slope / slope.shape[0]
     largest = float(jnp.max(jnp.linalg.eigvalsh(fisher))) if fisher.shape[0] <= 512 else float(jnp.max(jnp.diagonal(fisher)))
     return min(max(1.0 / max(largest, 1e-30), 1e-5), 1.0)

@@ -2,45 +2,28 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import annealing
+from tiltjax.coordinates import Coordinates
 from tiltjax.types import Problem, Process, Target
 
 RESOLUTION = 1e-3
+STABLE_STEPS = 50  # sigma^2 dt / 2 <= resolution / 2 from this number of steps on
 
 
-class Affine(NamedTuple):
-    """x_user = location + scale x (scale of shape (d,): by coordinate; (d, d): a matrix), on the flattened particle."""
-
-    location: Array
-    scale: Array
-
-    def forward(self, x: Array) -> Array:
-        flat = x.reshape(-1)
-        moved = self.scale * flat if self.scale.ndim == 1 else self.scale @ flat
-        return (self.location + moved).reshape(x.shape)
-
-    def inverse(self, x: Array) -> Array:
-        flat = x.reshape(-1) - self.location
-        return (flat / self.scale if self.scale.ndim == 1 else jnp.linalg.solve(self.scale, flat)).reshape(x.shape)
-
-    @property
-    def log_determinant(self) -> Array:
-        if self.scale.ndim == 1:
-            return jnp.sum(jnp.log(jnp.abs(self.scale)))
-        return jnp.linalg.slogdet(self.scale)[1]
-
-
-def sampling(target: Target, process: Process, *, resolution: float | None = None, affine: Affine | None = None) -> Problem:
+def sampling(
+    target: Target, process: Process, *, resolution: float | None = None, coordinates: Coordinates | None = None
+) -> Problem:
     """Sample gamma = exp(log_density): r = log gamma - log p_base, so that Z = int gamma exactly.
 
     resolution: the smallest variance at which the target has structure, in the process's units (default 1e-3 scale^2).
-    affine: the process lives in x with x_user = location + scale x; the log determinant is in the reward, Z is unchanged.
+    coordinates: the process lives in y with x_user = coordinates.forward(y); the log determinant is in the reward, so Z is the
+    same.
     Raises ValueError when target and process disagree in shape, when the density is no scalar, or the base has no density.
     """
     if process.log_density is None:
@@ -55,11 +38,12 @@ def sampling(target: Target, process: Process, *, resolution: float | None = Non
         )
     check_scalar(target.log_density, process.shape, "log_density")
     log_density, base = traced_once(target.log_density), process.log_density
-    log_determinant = 0.0 if affine is None else affine.log_determinant
-    decode, encode = (_identity, _identity) if affine is None else (affine.forward, affine.inverse)
+    decode = _identity if coordinates is None else coordinates.forward
+    encode = _identity if coordinates is None else coordinates.inverse
 
-    def reward(x: Array) -> Array:
-        return log_density(decode(x)) + log_determinant - base(x)
+    def reward(y: Array) -> Array:
+        stretch = 0.0 if coordinates is None else coordinates.log_determinant(y)
+        return log_density(decode(y)) + stretch - base(y)
 
     return Problem(process, reward, _resolution(resolution, process), decode, encode, target)
 
@@ -81,14 +65,15 @@ def annealed(
     """The same tilt, reached along rho_t proportional to p_t exp(r_t): what is learned is then a drift g (CMCD, NETS, SMC).
 
     tilt(t, x) -> r_t(x), r_1 = reward and r_0 constant (default t * reward: `annealing.scaled`); noise: sigma_t > 0, a number
-    or a function of t (default: the process's scale), free to change after training. The base's p_0 must have a density.
+    or a function of t, free to change after training (default: the process's scale, or where that is less sigma^2 = 50
+    resolution, which keeps the Langevin steps stable at 50 steps and more). The base's p_0 must have a density.
 
     Raises ValueError when r_1 is not the reward, r_0 is not constant, or the noise is not positive.
     """
     base = problem.process
     if problem.anneal is not None:
         raise ValueError("this problem is annealed already; pass annealed the one that it was made from.")
-    level = base.scale if noise is None else noise
+    level = min(base.scale, math.sqrt(STABLE_STEPS * problem.resolution)) if noise is None else noise
     sigma = level if callable(level) else (lambda t: jnp.full_like(t, level))
     tilt = annealing.scaled(problem.reward) if tilt is None else tilt
     _check_anneal(problem, tilt, sigma)
