@@ -10,7 +10,8 @@ import optax
 import pytest
 from support import gaussian
 
-from benchmarks import coverage
+import tiltjax as tj
+from benchmarks import cases, coverage
 from tiltjax import diagnostics, losses, networks, paths, problems, sampling, targets, train, weights
 from tiltjax.types import Learned, Replay
 
@@ -110,3 +111,18 @@ def test_the_rivals_raise_the_reward_and_label_with_it():
     assert 0 < float(state.params.extra.strength) < 1 and float(metrics.gradient_norm) > 0
     again, _ = jax.jit(trainer.step)(state)
     assert float(again.params.extra.strength) > float(state.params.extra.strength)
+
+
+def test_the_table_knows_its_cases_losses_and_recipes():
+    assert set(cases.COVERAGE["cases"]) <= set(cases.CASES)
+    assert cases.COVERAGE["losses"] == tuple(coverage.METHODS) and cases.COVERAGE["recipes"] == tuple(coverage.RECIPES)
+
+
+def test_a_lost_mode_is_counted():
+    """Draws of the heavy well alone, with the weights that they then have: log Z lacks the light one."""
+    x = WELLS.sample(jax.random.key(0), 3000)
+    x = x[x[:, 0] < 0]
+    found = coverage.judge(WELLS, tj.Samples(x, jnp.full(len(x), jnp.log(1 - LIGHT))))
+    assert found["log_z_error"] == pytest.approx(np.log(1 - LIGHT)) and found["ess"] == pytest.approx(1.0)
+    assert (found["modes"], found["modes_kept"], found["least_share"]) == (2, 1, 0.0)
+    assert found["largest_share"] == pytest.approx(1 / (1 - LIGHT))
