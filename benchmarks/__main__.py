@@ -1,11 +1,11 @@
-"""`python -m benchmarks demo | run | sweep | report | speed | ceiling`."""
+"""`python -m benchmarks demo | run | sweep | report | speed | ceiling | coverage`."""
 
 import argparse
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.cases import BUDGETS, CASES, METHODS, SUITES
+from benchmarks.cases import BUDGETS, CASES, COVERAGE, METHODS, SUITES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +35,15 @@ def parser() -> argparse.ArgumentParser:
 
     ceiling = commands.add_parser("ceiling", help="the ESS that a time grid allows: exact control of GMM-40")
     ceiling.add_argument("--draws", type=int, default=20_000)
+
+    coverage = commands.add_parser("coverage", help="modes that are far apart: losses by recipes, a JSON line each")
+    coverage.add_argument("--cases", nargs="+", choices=COVERAGE["cases"], default=["wells32_d50"])
+    coverage.add_argument("--losses", nargs="+", choices=COVERAGE["losses"], default=["adjoint_sampling", "adjoint_matching"])
+    coverage.add_argument("--recipes", nargs="+", choices=COVERAGE["recipes"], default=list(COVERAGE["recipes"]))
+    coverage.add_argument("--seeds", type=int, nargs="+", default=[0])
+    coverage.add_argument("--updates", type=int, default=4000, help="300 for a look at whether it runs")
+    coverage.add_argument("--draws", type=int, default=10_000)
+    coverage.add_argument("--out", type=Path, default=Path("results"))
     return top
 
 
@@ -66,10 +75,15 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks.speed import speed
 
         speed(options.out, console)
-    else:
+    elif options.command == "ceiling":
         from benchmarks.ceiling import ceiling
 
         ceiling(options.draws, console)
+    else:
+        from benchmarks.coverage import coverage
+
+        grid = (options.cases, options.losses, options.recipes, options.seeds)
+        coverage(*grid, options.updates, options.draws, options.out, console)
 
 
 if __name__ == "__main__":

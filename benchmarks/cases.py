@@ -87,6 +87,13 @@ SUITES: dict[str, Suite] = {
     ),
 }
 
+# what `coverage` is about: cases with separated modes of known weight
+COVERAGE: dict[str, tuple[str, ...]] = {
+    "cases": ("wells32_d50", "wells32_d5", "gmm40"),
+    "losses": ("adjoint_sampling", "minimum_variance", "adjoint_matching", "log_variance"),
+    "recipes": ("plain", "tempered", "annealed", "trust_region"),
+}
+
 
 def fit_arguments(case: str, method: str, budget: str) -> dict[str, Any]:
     """What `fit` is called with: the budget's, the method's loss, the case's overrides; a later one wins."""

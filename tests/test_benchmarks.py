@@ -330,7 +330,16 @@ def test_suites_are_of_known_cases_and_methods():
 
 
 @pytest.mark.parametrize(
-    "words", ["demo --budget smoke", "run gmm40 default --seeds 0 1", "sweep quick", "report x", "speed", "ceiling"]
+    "words",
+    [
+        "demo --budget smoke",
+        "run gmm40 default --seeds 0 1",
+        "sweep quick",
+        "report x",
+        "speed",
+        "ceiling",
+        "coverage --cases gmm40",
+    ],
 )
 def test_the_command_line_reads(words):
     assert parser().parse_args(words.split()).command == words.split()[0]
@@ -340,7 +349,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert all(word in said for word in ("demo", "run", "sweep", "report", "speed", "ceiling"))
+    assert all(word in said for word in ("demo", "run", "sweep", "report", "speed", "ceiling", "coverage"))
 
 
 # ------------------------------------------------------------------------------------------------------- speed

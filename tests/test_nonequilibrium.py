@@ -7,7 +7,7 @@ import pytest
 from support import z_scores
 from test_annealed import LOG_Z, TARGET, build, moving_gaussian, wild
 
-from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, sde
+from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, sde, weights
 from tiltjax.losses import nonequilibrium
 from tiltjax.types import Learned, Network
 
@@ -171,3 +171,6 @@ def test_what_is_missing_is_said():
         losses.minimum_variance(annealed, network, paths.uniform(4))
     with pytest.raises(ValueError, match="ess_floor is the ESS that ends the horizon"):
         losses.nets(annealed, network, paths.uniform(4), ess_floor=1.0)
+    weighted = nonequilibrium.REPLAY._replace(weighting=weights.tempered(0.2))
+    with pytest.raises(ValueError, match=r"action_matching weighs its walkers itself.*losses\.nets"):
+        losses.action_matching(annealed, networks.potential(annealed, 8, 1), paths.uniform(4), replay=weighted)

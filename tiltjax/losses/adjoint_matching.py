@@ -30,9 +30,12 @@ def adjoint_matching(
 
     On the grid: dt = clock_k and sigma_t a_t = std_k a_{k+1} / sqrt(clock_k), which for the exact steps of a Gaussian process
     is -gain grad r(X_1) without discretization error. Its `regression` knows the grid's times alone: t is that of its step. Of
-    the N steps of a path `num_times` are drawn for an update. When not to use it: separated modes (it is on-policy, and forgets
-    them); a Gaussian base with expensive energies (`adjoint_sampling` uses an end point at all times). Source: Domingo-Enrich
-    et al. (2024), arXiv 2409.08861, eq. 37-40.
+    the N steps of a path `num_times` are drawn for an update.
+    Paths drawn with w^tau have the law P_u^(1-tau) P*^tau: at tau = 1 that is P*, where E[-sigma_t a_t | X_t] = u* whatever
+    drew them; at u = u* the weights are constant, so u* is a fixed point at every tau.
+    When not to use it: separated modes without such weights (on-policy it forgets them; give it a buffer of a few thousand
+    paths and `weighting=weights.tempered(0.2)`); a Gaussian base with expensive energies (`adjoint_sampling` uses an end point
+    at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
     """
     needs_memoryless(problem, "adjoint_matching")
     process, steps = problem.process, len(times) - 1

@@ -47,7 +47,7 @@ def nets(
     F is piecewise linear on `bins` intervals; `rate` is its speed against the network's. hutchinson: random-sign divergence
     (two probes, whose product keeps the square unbiased) in place of the exact one, for high dimension. ess_floor > 0 is a
     curriculum in time: only times up to which the walkers' weights exp(A_t) keep that ESS are learned from, so the
-    horizon advances as the drift learns. Any walkers will do, so they are kept in a replay buffer.
+    horizon advances as the drift learns. Any walkers will do, so they are kept in a replay buffer, weighted or not.
     When not to use it: densities with walls so steep that c is dominated by a few walkers; use a gentler tilt path.
     """
     _needs_annealed(problem, "nets")
@@ -88,10 +88,16 @@ def action_matching(
     """E_{rho_t}[ |grad phi|^2 / 2 - (c_t - mean c_t) phi ], g = grad phi, walkers weighted by exp(A_t): no divergence.
 
     network must be a gradient (`networks.potential`). ess_floor: as in `nets`. When not to use it: poor walkers, whose weights
-    make rho_t; `nets` takes any walkers.
+    make rho_t; `nets` takes any walkers. Raises ValueError for a weighted replay: walkers drawn by the weight of their end are
+    no draws of rho_t when weighted by exp(A_t) once more.
     Source: Neklyudov et al. (2023), arXiv 2210.06662; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711.
     """
     _needs_annealed(problem, "action_matching")
+    if replay.weighting is not None and replay.weighting is not weights.unweighted:
+        raise ValueError(
+            "action_matching weighs its walkers itself, time by time; got a replay that weighs them by their ends. "
+            "Pass replay with weighting=None, or use losses.nets, which takes any walkers."
+        )
     phi = network.potential
     if phi is None:
         raise ValueError(

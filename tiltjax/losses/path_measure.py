@@ -1,7 +1,8 @@
 """Losses on path measures: log w of a path under the present control, as a function of the control.
 
-On a stored path `dynamics.log_weight` is differentiable in the control for any path, whichever control drew it. On an annealed
-problem (`problems.annealed`) these are the losses of CMCD, Controlled Monte Carlo Diffusions: Vargas et al. (2024), arXiv
+On a stored path `dynamics.log_weight` is differentiable in the control for any path, whichever control drew it: log variance
+and trajectory balance are right on paths of any law, those drawn from a buffer with w^tau too. On an annealed problem
+(`problems.annealed`) these are the losses of CMCD, Controlled Monte Carlo Diffusions: Vargas et al. (2024), arXiv
 2307.01050; the same three functions, with the drift g in place of the control u.
 """
 
