@@ -1,4 +1,4 @@
-"""`python -m benchmarks demo | run | sweep | report | speed | ceiling | coverage`."""
+"""`python -m benchmarks demo | run | sweep | report | speed | ceiling | coverage | classical`."""
 
 import argparse
 from pathlib import Path
@@ -44,6 +44,13 @@ def parser() -> argparse.ArgumentParser:
     coverage.add_argument("--updates", type=int, default=4000, help="300 for a look at whether it runs")
     coverage.add_argument("--draws", type=int, default=10_000)
     coverage.add_argument("--out", type=Path, default=Path("results"))
+
+    classical = commands.add_parser("classical", help="log Z: learned samplers against tempered SMC, with what training costs")
+    classical.add_argument("--cases", nargs="+", choices=CASES, default=["gmm40", "many_well32", "funnel10"])
+    classical.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    classical.add_argument("--updates", type=int, default=6000)
+    classical.add_argument("--draws", type=int, default=10_000)
+    classical.add_argument("--out", type=Path, default=Path("results"))
     return top
 
 
@@ -54,6 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks.demo import demo
 
         demo(options.budget, options.out, console)
+    elif options.command == "classical":
+        from benchmarks.classical import classical
+
+        classical(options.cases, options.seeds, options.updates, options.draws, options.out, console)
     elif options.command == "run":
         from benchmarks import runner
 
