@@ -3,7 +3,7 @@
 Both sides start from the pilot's coordinates. Classical: `smc.run` with a zero drift on a static base, which is tempered SMC
 with Hamiltonian moves at every step. Learned: `fit`, then weighted draws, each of one energy. A line says what a seed cost in
 evaluations of the density and of its gradient, training and sampling apart. The table says after how many answers of the
-learned error training is paid back: the classical errors, extrapolated as the root of the evaluations, say what one costs there.
+learned error training is paid back: the classical errors, extrapolated as the root of the evaluations, say what one costs.
 """
 
 import json

@@ -117,6 +117,20 @@ def test_the_exact_drift_needs_no_resampling_and_has_no_error():
     assert classical.resampled.any()
 
 
+def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
+    problem, drift, log_z = moving_gaussian()
+    times = paths.uniform(20)
+    good = smc.tune(problem, drift, times, KEY, 300, noises=(0.3, 1.0), strengths=(0.0, 1.0))
+    bad = smc.tune(problem, lambda t, x: -2 * drift(t, x), times, KEY, 300, noises=(0.3, 1.0), strengths=(0.0, 1.0))
+    assert good.strength == 1.0 and bad.strength == 0.0
+    assert good.score.shape == (2, 2) and float(good.score.max()) == float(good.score[[0.3, 1.0].index(good.noise), 1])
+    assert float(good.score.max()) > float(bad.score.max())
+    out = smc.run(good.problem, good.control, times, KEY, 2000)
+    assert abs(float(out.log_z - log_z)) < 0.05
+    t = jnp.asarray(0.4)
+    assert float(good.problem.anneal.noise(t)) == pytest.approx(good.noise * float(problem.anneal.noise(t)))
+
+
 def test_particles_of_any_shape_come_back_in_the_users_coordinates():
     process = processes.gaussian(paths.trigonometric(), (2, 3), 1.0)
     problem = problems.tilt(process, lambda x: jnp.sum(x[0]))._replace(decode=lambda x: 10 + x)
