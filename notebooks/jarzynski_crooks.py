@@ -1,13 +1,16 @@
 # %% [markdown]
 # # Jarzynski and Crooks for a tilt
 #
-# A tilt path $r_t$ from $r_0 = 0$ to $r_1 = r$ leads from the base to the tilt, $\rho_t \propto p_t e^{r_t}$. With **any** drift $g$ and any noise
+# A tilt path $r_t$ from $r_0 = 0$ to $r_1 = r$ leads from the base to the tilt, $\rho_t \propto p_t e^{r_t}$. With **any**
+# drift $g$ and any noise
 #
 # $$dX = \big[v + g + \tfrac{\sigma^2}{2}(s + \nabla r_t)\big] dt + \sigma\,dB, \qquad
 # dA = \big[\partial_t r_t + v\cdot\nabla r_t + \nabla\cdot g + g\cdot(s + \nabla r_t)\big] dt .$$
 #
-# **Jarzynski**: $E[e^{A_1} f(X_1)] = Z\, E_{p^*}[f]$. **Crooks**: along every path $dP_{\text{backward}}/dP_{\text{forward}} = e^{A_1}/Z$; on a grid it is a ratio of
-# Gaussian kernels, and with a base that has a density $E[w] = Z$ at *any* number of steps. Neither needs $\log p_t$ or $\nabla\cdot v$ of the base, so a base may be a
+# **Jarzynski**: $E[e^{A_1} f(X_1)] = Z\, E_{p^*}[f]$. **Crooks**: along every path $dP_{\text{backward}}/dP_{\text{forward}}
+# = e^{A_1}/Z$; on a grid it is a ratio of
+# Gaussian kernels, and with a base that has a density $E[w] = Z$ at *any* number of steps. Neither needs $\log p_t$ or
+# $\nabla\cdot v$ of the base, so a base may be a
 # trained model. The drift here is one that nobody trained. (Domingo-Enrich, Du, Albergo, arXiv 2605.00229.)
 
 # %%
@@ -81,7 +84,8 @@ for name, problem in problems.items():
 # %% [markdown]
 # ## Both weigh as the target
 #
-# With a few steps the full Crooks weight is still unbiased; the Jarzynski weight is not, nor is the relative Crooks weight (no base density): they converge.
+# With a few steps the full Crooks weight is still unbiased; the Jarzynski weight is not, nor is the relative Crooks weight
+# (no base density): they converge.
 
 # %%
 print(f"{'':26}{'steps':>6}{'Crooks: E[w] / Z':>24}{'Jarzynski: E[w] / Z':>24}")
@@ -103,8 +107,10 @@ for name, problem in problems.items():
 # %% [markdown]
 # ## Forward and backward work cross at log Z
 #
-# Paths of the tilt start from exact draws of it and run backwards. Crooks: $p_{\text{backward}}(\log w) / p_{\text{forward}}(\log w) = e^{\log w} / Z$, whatever
+# Paths of the tilt start from exact draws of it and run backwards. Crooks: $p_{\text{backward}}(\log w) /
+# p_{\text{forward}}(\log w) = e^{\log w} / Z$, whatever
 # the drift, so the two histograms cross at $\log Z$. Bennett's acceptance ratio is the best estimate from both.
+
 
 # %%
 def draws_of_target(key, n):
@@ -135,7 +141,8 @@ for name, problem in problems.items():
         "crossing of histograms": crossings[name].log_z,
         "Bennett": tj.diagnostics.bennett(ahead, behind),
     }
-    print(f"{name}: ELBO {tj.diagnostics.elbo(ahead).value:.3f} <= log Z = {LOG_Z} <= EUBO {tj.diagnostics.eubo(behind).value:.3f}")
+    below, above = tj.diagnostics.elbo(ahead).value, tj.diagnostics.eubo(behind).value
+    print(f"{name}: ELBO {below:.3f} <= log Z = {LOG_Z} <= EUBO {above:.3f}")
     for label, (value, stderr) in estimates.items():
         print(f"    {label:24}{value:.4f} +- {stderr:.4f}")
         assert abs(value - LOG_Z) < 5 * stderr
@@ -151,7 +158,9 @@ left.set(xlabel="Crooks log weight", ylabel="Jarzynski work", title="Gaussian ba
 left.legend(loc="upper left")
 for name in problems:
     middle.loglog(STEPS, spread[name], "o-", color=colors[name], label=name)
-middle.loglog(STEPS, spread["Gaussian base"][0] * (np.array(STEPS) / STEPS[0]) ** -0.5, ":", color="black", label="steps$^{-1/2}$")
+middle.loglog(
+    STEPS, spread["Gaussian base"][0] * (np.array(STEPS) / STEPS[0]) ** -0.5, ":", color="black", label="steps$^{-1/2}$"
+)
 middle.set(xlabel="steps", title="sd of (Crooks - Jarzynski)")
 middle.set_ylim(top=2 * middle.get_ylim()[1])
 middle.legend(loc="upper right")
@@ -160,6 +169,8 @@ right.stairs(crossing.forward, crossing.edges, color="tab:blue", fill=True, alph
 right.stairs(crossing.backward, crossing.edges, color="tab:red", fill=True, alpha=0.45, label="backward: the tilt")
 right.axvline(LOG_Z, color="black", label="log Z")
 seen = np.asarray(crossing.edges[:-1])[np.asarray(crossing.forward + crossing.backward) > 2e-3]
-right.set(xlabel="log weight", ylabel="density", xlim=(seen.min(), seen.max()), title="pretrained base: work of both directions")
+right.set(
+    xlabel="log weight", ylabel="density", xlim=(seen.min(), seen.max()), title="pretrained base: work of both directions"
+)
 right.set_ylim(top=1.35 * right.get_ylim()[1])
-right.legend(loc="upper right");
+_ = right.legend(loc="upper right")

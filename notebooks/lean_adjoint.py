@@ -1,13 +1,16 @@
 # %% [markdown]
 # # How large are the labels of adjoint matching?
 #
-# The lean adjoint along a path of any control, $\dot a = -(\nabla b)^\top a$ with $a_1 = -\nabla r(X_1)$ and $b$ the drift of the
+# The lean adjoint along a path of any control, $\dot a = -(\nabla b)^\top a$ with $a_1 = -\nabla r(X_1)$ and $b$ the drift of
+# the
 # *base*, is what adjoint matching regresses on. Two bounds hold along every path.
 #
-# - **Grönwall**, for any base: $|a_t| \le \exp\big(\int_t^1 \mu\,ds\big)\,|\nabla r(X_1)|$ with $\mu$ the largest eigenvalue of the symmetric part of
+# - **Grönwall**, for any base: $|a_t| \le \exp\big(\int_t^1 \mu\,ds\big)\,|\nabla r(X_1)|$ with $\mu$ the largest eigenvalue
+#   of the symmetric part of
 #   $\nabla b$ along the path. On a grid: the product of the largest singular values of the steps' Jacobians.
 # - **Strongly log-concave bases**, $-\nabla^2 \log p_{\text{base}} \succeq m I$:
-#   $|a_t| \le \dfrac{\alpha_t}{\alpha_t^2 + m \beta_t^2}\, |\nabla r(X_1)|$, which is 0 at $t = 0$ and 1 at $t = 1$, with equality for the
+#   $|a_t| \le \dfrac{\alpha_t}{\alpha_t^2 + m \beta_t^2}\, |\nabla r(X_1)|$, which is 0 at $t = 0$ and 1 at $t = 1$, with
+#   equality for the
 #   Gaussian $N(0, I/m)$.
 
 # %%
@@ -30,7 +33,9 @@ PATHS = {
     "linear": tj.paths.linear(),
     "trigonometric": tj.paths.trigonometric(),
     "Brownian": tj.paths.brownian(sigma=SCALE),
-    "geometric": tj.paths.geometric(SCALE * np.sqrt(2 * np.log(4) / (1 - 1 / 16)), SCALE * np.sqrt(2 * np.log(4) / (1 - 1 / 16)) / 4),
+    "geometric": tj.paths.geometric(
+        SCALE * np.sqrt(2 * np.log(4) / (1 - 1 / 16)), SCALE * np.sqrt(2 * np.log(4) / (1 - 1 / 16)) / 4
+    ),
 }
 
 
@@ -68,14 +73,17 @@ for name, path in PATHS.items():
 #
 # $$p_{\text{base}}(x) \propto \exp\big(-\tfrac m2 |x|^2 - c\,\mathrm{softplus}(k\, w \cdot x)\big), \qquad |w| = 1.$$
 #
-# softplus is convex, so $-\nabla^2 \log p_{\text{base}} = m I + c k^2 \sigma(1 - \sigma)\, w w^\top \succeq m I$, $\sigma = $ sigmoid$(k\,w\cdot x)$; across
+# softplus is convex, so $-\nabla^2 \log p_{\text{base}} = m I + c k^2 \sigma(1 - \sigma)\, w w^\top \succeq m I$, $\sigma = $
+# sigmoid$(k\,w\cdot x)$; across
 # $w$ it is exactly $m$, so this is the best $m$.
 #
 # It is known to the library by its denoiser alone. Given $X_t = x$ the Gaussian factor has the posterior $N(\mu, P I)$ with
-# $\mu = \frac{\alpha}{\alpha^2 + m\beta^2} x$ and $P = \frac{\beta^2}{\alpha^2 + m\beta^2}$; along $w$ the softplus reweights it, by quadrature over Gauss-Hermite nodes.
+# $\mu = \frac{\alpha}{\alpha^2 + m\beta^2} x$ and $P = \frac{\beta^2}{\alpha^2 + m\beta^2}$; along $w$ the softplus reweights
+# it, by quadrature over Gauss-Hermite nodes.
 #
 # *On a grid the bound still holds, step by step.* A step of `processes.pretrained` with scale $1/\sqrt m$ has the Jacobian
-# $[\Phi_t + (R_t - R_{t'}) (D' - \Phi_t)/R_t]/\Phi_{t'}$, where $D' = \frac{\alpha}{\beta^2}\mathrm{Cov}[X_1|X_t]$ lies between $0$ and $\Phi_t$ (Brascamp-Lieb). So it
+# $[\Phi_t + (R_t - R_{t'}) (D' - \Phi_t)/R_t]/\Phi_{t'}$, where $D' = \frac{\alpha}{\beta^2}\mathrm{Cov}[X_1|X_t]$ lies
+# between $0$ and $\Phi_t$ (Brascamp-Lieb). So it
 # lies between 0 and $\Phi_t/\Phi_{t'}$, and the product telescopes to $\Phi_t = \alpha_t/(\alpha_t^2 + m\beta_t^2)$.
 
 # %%
@@ -126,7 +134,8 @@ assert abs(ends.mean() - true_mean) < 5 * stderr  # the bias of 200 steps is les
 # %% [markdown]
 # ## A base with two modes has no such bound
 #
-# Between the modes $\nabla b$ has a positive eigenvalue, and labels grow backwards in time. Grönwall's bound, path by path, says by how much.
+# Between the modes $\nabla b$ has a positive eigenvalue, and labels grow backwards in time. Grönwall's bound, path by path,
+# says by how much.
 
 # %%
 nominal = tj.processes.gaussian(PATHS["geometric"], (2,), SCALE)
@@ -155,4 +164,4 @@ axes[3].plot(mixture_times, mixture_groenwall[high].T, ":", color="black", linew
 axes[3].plot([], [], color="tab:orange", label=f"the 10 largest of {NUM} paths")
 axes[3].plot([], [], ":", color="black", label="their Grönwall bounds")
 axes[3].set(xlabel="t", title="base with two modes, geometric", ylim=(0, 1.35 * mixture_groenwall.max()))
-axes[3].legend(loc="upper right");
+_ = axes[3].legend(loc="upper right")

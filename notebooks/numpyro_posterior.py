@@ -3,9 +3,11 @@
 #
 # Eight schools, non-centred: a NumPyro model becomes a target, the draws go back to the model's own sites, and to ArviZ.
 #
-# $$\mu \sim N(0, 5),\quad \tau \sim \text{HalfCauchy}(5),\quad \theta_j = \mu + \tau z_j,\ z_j \sim N(0, 1),\quad y_j \sim N(\theta_j, \sigma_j).$$
+# $$\mu \sim N(0, 5),\quad \tau \sim \text{HalfCauchy}(5),\quad \theta_j = \mu + \tau z_j,\ z_j \sim N(0, 1),\quad y_j \sim
+# N(\theta_j, \sigma_j).$$
 #
-# For one mode in ten dimensions NUTS is the cheaper tool. What it does not give is the evidence $p(y)$; here both that and the means are
+# For one mode in ten dimensions NUTS is the cheaper tool. What it does not give is the evidence $p(y)$; here both that and
+# the means are
 # known by quadrature over $(\mu, \tau)$, since $y_j \mid \mu, \tau \sim N(\mu, \tau^2 + \sigma_j^2)$.
 
 # %%
@@ -56,7 +58,11 @@ weight = np.exp(log_joint - top)
 exact_log_z = float(top + np.log(weight.sum() * area))
 weight = weight / weight.sum()
 shrunk = mu[..., None] + tau[..., None] ** 2 / total * (y - mu[..., None])  # E[theta_j | mu, tau, y]
-exact_mean = {"mu": np.sum(weight * mu), "log_tau": np.sum(weight * log_tau), "theta": np.sum(weight[..., None] * shrunk, (0, 1))}
+exact_mean = {
+    "mu": np.sum(weight * mu),
+    "log_tau": np.sum(weight * log_tau),
+    "theta": np.sum(weight[..., None] * shrunk, (0, 1)),
+}
 print(f"log p(y) = {exact_log_z:.4f}")
 
 # %% [markdown]
@@ -104,7 +110,13 @@ print(f"\n{'':12}{'exact':>9}{'tiltjax':>20}{'NUTS':>9}")
 rows = [("mu", exact_mean["mu"], *found["mu"], chains["mu"].mean())]
 rows += [("log tau", exact_mean["log_tau"], *found["log_tau"], jnp.log(chains["tau"]).mean())]
 rows += [
-    (f"theta {j + 1}", exact_mean["theta"][j], found["theta"].value[j], found["theta"].stderr[j], chains["theta"][..., j].mean())
+    (
+        f"theta {j + 1}",
+        exact_mean["theta"][j],
+        found["theta"].value[j],
+        found["theta"].stderr[j],
+        chains["theta"][..., j].mean(),
+    )
     for j in range(8)
 ]
 for name, truth, value, stderr, other in rows:
@@ -118,12 +130,16 @@ for name, truth, value, stderr, other in rows:
 # %%
 index = tj.weights.resample(jax.random.key(3), draws.log_weight, len(draws.x))
 data = arviz_base.from_dict(
-    {"posterior": {name: np.asarray(value)[index][None] for name, value in sites.items()}, "observed_data": {"obs": np.asarray(effects)}},
+    {
+        "posterior": {name: np.asarray(value)[index][None] for name, value in sites.items()},
+        "observed_data": {"obs": np.asarray(effects)},
+    },
     dims={"theta": ["school"], "z": ["school"], "obs": ["school"]},
     attrs={"posterior": {"log_evidence": float(log_z.value), "effective_sample_size": ess}},
 )
 assert data["posterior"]["theta"].dims == ("chain", "draw", "school")
-print(data["posterior"].to_dataset())
+for name, values in data["posterior"].data_vars.items():
+    print(f"{name:6} {dict(values.sizes)}")
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
@@ -148,4 +164,4 @@ for shift, draws_of, color, label in ((-0.13, drawn, "tab:blue", "tiltjax"), (0.
 axes[2].plot(place, exact_mean["theta"], "_", color="black", markersize=18, label="exact mean")
 axes[2].plot(place, effects, "x", color="gray", label="observed effect")
 axes[2].set(xlabel="school", ylabel=r"$\theta$", xticks=place, xticklabels=place + 1, ylim=(-12, 48))
-axes[2].legend(loc="upper right", ncols=2);
+_ = axes[2].legend(loc="upper right", ncols=2)

@@ -51,7 +51,7 @@ print(", ".join(f"{name} = {value:.4f}" for name, value in exact.items()))
 
 # %%
 small = {"num_updates": 200, "network": lambda problem: tj.networks.mlp(problem, width=16, depth=1), "num_steps": 15}
-sampler = tj.fit(jax.random.key(0), target, progress=False, **(small if SMALL else {"num_updates": 4000}))
+sampler = tj.fit(jax.random.key(0), target, progress=False, **(small if SMALL else {"num_updates": 2000}))
 draws = sampler.sample(jax.random.key(1), 2000 if SMALL else 20_000)
 x = sampler.resample(jax.random.key(2), draws, 2000)  # equal weights: to plot, or to hand on
 report = sampler.report
@@ -82,7 +82,7 @@ left.plot(*x.T, ".", color="black", markersize=1.5, alpha=0.4)
 left.set(xlim=(-3.6, 3.6), ylim=(-3.6, 3.6), xlabel="$x_1$", ylabel="$x_2$", aspect="equal", title="2,000 draws on the density")
 
 history = sampler.report.history
-updates = np.linspace(0, 200 if SMALL else 4000, len(history.ess) + 1)[1:]
+updates = np.linspace(0, 200 if SMALL else 2000, len(history.ess) + 1)[1:]
 middle.plot(updates, history.ess, color="tab:blue")
 middle.set(xlabel="updates", ylabel="ESS of the new paths of a round", ylim=(0, 1), title="training (on its coarser grid)")
 
@@ -91,14 +91,16 @@ last.hist(log_w, 60, range=tuple(np.quantile(log_w, [0.002, 0.998])), color="tab
 last.axvline(exact["log Z"], color="black", label="log Z (quadrature)")
 last.set(xlabel="log weight of a draw", ylabel="draws", title="weights: the narrower, the better")
 last.set_ylim(top=1.25 * last.get_ylim()[1])
-last.legend(loc="upper left");
+_ = last.legend(loc="upper left")
 
 # %% [markdown]
 # ## Is a mode missing?
 #
 # No weight can show a mode that no particle found. But any *point* can be asked whether the sampler reaches it: paths back from
-# $x$ have $E[1/w \mid x] = p_{\text{sampler}}(x)/\gamma(x)$, so minus the log of their mean is $\log Z$ where the sampler has the
-# right density, and larger where it comes too rarely. (Smaller: it comes too often, which costs sample size and misses nothing.)
+# $x$ have $E[1/w \mid x] = p_{\text{sampler}}(x)/\gamma(x)$, so minus the log of their mean is $\log Z$ where the sampler has
+# the
+# right density, and larger where it comes too rarely. (Smaller: it comes too often, which costs sample size and misses
+# nothing.)
 
 # %%
 points = jnp.array([[2.0, 0.0], [-2.0, 0.0], [-1.0, 1.6], [0.0, 2.0]])

@@ -23,6 +23,8 @@ def render(script: pathlib.Path) -> pathlib.Path:
     notebook.metadata.pop("language_info", None)
     for k, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{k}"  # the same at every rendering
+        if cell.cell_type == "code":  # warnings name files of the machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     out = HERE / "rendered" / f"{script.stem}.ipynb"
     out.parent.mkdir(exist_ok=True)
     jupytext.write(notebook, out)

@@ -1,8 +1,10 @@
 # %% [markdown]
 # # Which loss?
 #
-# The losses that regress a control all have the same optimum. They differ in how *noisy* the label is that they regress on, and when.
-# In units of $g = \nabla \log h = u / \text{gain}$, with $R_t = \mathrm{Var}[X_1 \mid X_t]$ and $m = E[X_1 \mid X_t]$ of the base,
+# The losses that regress a control all have the same optimum. They differ in how *noisy* the label is that they regress on,
+# and when.
+# In units of $g = \nabla \log h = u / \text{gain}$, with $R_t = \mathrm{Var}[X_1 \mid X_t]$ and $m = E[X_1 \mid X_t]$ of the
+# base,
 # every one of them is a mixture of two labels with the right mean,
 #
 # $$\gamma_t \frac{X_1 - m}{R_t} + (1 - \gamma_t) \nabla r(X_1).$$
@@ -10,7 +12,7 @@
 # | loss | $\gamma_t$ | variance |
 # |---|---|---|
 # | conditional score matching (CSM) | $1$ | unbounded as $t \to 1$ |
-# | target score matching (TSM) | $-\beta_t^2 / (\alpha_t s)^2$ | unbounded as $t \to 0$ (the library stops at $\gamma = -100$) |
+# | target score matching (TSM) | $-\beta_t^2 / (\alpha_t s)^2$ | unbounded as $t \to 0$ (stopped at $\gamma = -100$) |
 # | novel score matching (NSM), adjoint sampling, adjoint matching | $0$ | bounded |
 # | minimum variance (the default) | learned, by time and coordinate | the least of all |
 #
@@ -47,7 +49,8 @@ draws_two = narrow[pick] + jnp.sqrt(0.05) * jax.random.normal(key_two, (NUM, 2))
 # %% [markdown]
 # ## Measured and in closed form
 #
-# `diagnostics.target_variance` measures it for any loss, from the same `regression` that the loss is made of. The reference is the exact control, so
+# `diagnostics.target_variance` measures it for any loss, from the same `regression` that the loss is made of. The reference
+# is the exact control, so
 # that what is measured is the variance given $X_t$. All on draws of the target itself, on the linear path.
 
 # %%
@@ -67,9 +70,9 @@ def measure(truth, draws, make, extra=None):
     objective = make(truth.problem, exact_control, tj.paths.uniform(4))
     params = Learned((), objective.init() if extra is None else extra(objective.init()))
     batch = collect.known_end_points(truth.problem, draws)
-    found = jax.jit(
-        lambda key: tj.diagnostics.target_variance(objective, params, batch, times, key, truth.control).trace
-    )(jax.random.key(1))
+    found = jax.jit(lambda key: tj.diagnostics.target_variance(objective, params, batch, times, key, truth.control).trace)(
+        jax.random.key(1)
+    )
     return np.asarray(found.value / gain2), np.asarray(found.stderr / gain2)
 
 
@@ -96,14 +99,18 @@ for name, gamma in gammas(times).items():
 
 excess = 1 / (1 / variance - 1 / SCALE**2)
 best, _ = measure(
-    one_mode, draws_one, tj.losses.minimum_variance, lambda table: jnp.log(excess / one_mode.problem.resolution) / 30 + 0 * table
+    one_mode,
+    draws_one,
+    tj.losses.minimum_variance,
+    lambda table: jnp.log(excess / one_mode.problem.resolution) / 30 + 0 * table,
 )
 print(f"the table of minimum variance at its optimum, gamma = R / (R + q'): at most {best.max():.1e}")
 assert best.max() < 1e-4 * measured["NSM"][0].min()
 two = {name: measure(two_modes, draws_two, make) for name, make in names.items()}
 
 # %% [markdown]
-# Adjoint matching learns from its own paths and knows the times of its grid alone. On paths of the exact control its label has the
+# Adjoint matching learns from its own paths and knows the times of its grid alone. On paths of the exact control its label
+# has the
 # variance of NSM's: the lean adjoint of a Gaussian base is $-\Phi_t \nabla r(X_1)$.
 
 # %%
@@ -129,20 +136,28 @@ for name, gamma in gammas(fine).items():
 left.plot(grid[1:-1], adjoint_value, "x", color="black", markersize=7, label="adjoint matching, own paths")
 left.plot([], [], "-", color="gray", label="closed form")
 left.plot([], [], "o", color="gray", markersize=4, label="measured")
-left.set(yscale="log", ylim=(2e-2, 2e5), xlabel="t", ylabel="variance of the label, units of g", title="a Gaussian, variances 0.1 and 0.6")
+left.set(
+    yscale="log",
+    ylim=(2e-2, 2e5),
+    xlabel="t",
+    ylabel="variance of the label, units of g",
+    title="a Gaussian, variances 0.1 and 0.6",
+)
 right.set(xlabel="t", title="two modes of variance 0.05")
 left.legend(loc="upper right", ncols=1)
-right.legend(loc="upper center");
+_ = right.legend(loc="upper center")
 
 # %% [markdown]
-# CSM has the least noise early, TSM late; each is useless at the other end. NSM is bounded, by $\sum v/q'^2$ for a Gaussian, but
+# CSM has the least noise early, TSM late; each is useless at the other end. NSM is bounded, by $\sum v/q'^2$ for a Gaussian,
+# but
 # that bound is large where the target is narrow. The learned mixture takes the better one at every time: within
 # one mode it has no noise at all, and with two modes what is left is the doubt about *which* mode it will be.
 
 # %% [markdown]
 # ## The same network, the same updates
 #
-# Eight losses on the two modes, from nothing: a small network, as many updates each, draws on the same grid. (One key: a difference of a
+# Eight losses on the two modes, from nothing: a small network, as many updates each, draws on the same grid. (One key: a
+# difference of a
 # few hundredths of ESS is no finding.)
 
 # %%
@@ -164,7 +179,7 @@ for name, loss in contestants.items():
         jax.random.key(4),
         two_modes.problem,
         loss=loss,
-        network=lambda problem: tj.networks.mlp(problem, width=16 if SMALL else 48, depth=2),
+        network=lambda problem: tj.networks.mlp(problem, width=16 if SMALL else 32, depth=2),
         num_updates=100 if SMALL else 1000,
         num_steps=10 if SMALL else 30,
         sampling_steps=20 if SMALL else 100,
@@ -186,8 +201,10 @@ for name, ess, forward, z, share, gradients, seconds in rows:
 assert SMALL or rows[0][1] > 0.7
 
 # %% [markdown]
-# Look at the rows where $\log Z$ is $\log 0.6 = -0.51$: a loss that learns from its own draws, without weights, settled on one of the
-# two modes, and its ESS is as high as that of the best. The weights of its draws cannot know. The *forward ESS*, from draws of the target,
+# Look at the rows where $\log Z$ is $\log 0.6 = -0.51$: a loss that learns from its own draws, without weights, settled on
+# one of the
+# two modes, and its ESS is as high as that of the best. The weights of its draws cannot know. The *forward ESS*, from draws
+# of the target,
 # does; without such draws fit with another key or a wider `scale=`, or ask `sampler.backward` at the points that you know.
 #
 # | you have | use |
