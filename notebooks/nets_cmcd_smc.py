@@ -104,13 +104,13 @@ for name, values in error.items():
 
 # %% [markdown]
 # The mean of $e^{\log Z_{\text{SMC}}}/Z$ is 1 for every drift (below: how many standard errors of 40 runs it is off). Where
-# single runs err by more than a few
-# tenths, their mean is carried by rare runs that 40 do not show: it then seems too low.
+# single runs err by more than a
+# tenth, their mean is carried by rare runs that 40 do not show: it then seems too low.
 
 # %%
 for name, scores in off.items():
     print(f"{name:22}" + "".join(f"{score:8.2f}" for score in scores))
-    assert all(abs(score) < 5 for score, size in zip(scores, error[name], strict=True) if size < 0.25)
+    assert all(abs(score) < 5 for score, size in zip(scores, error[name], strict=True) if size < 0.12)
 
 # %%
 palette = ("tab:gray", "tab:blue", "tab:green", "tab:red", "black")
@@ -134,4 +134,21 @@ for name, values in error.items():
 right.set(xlabel="steps", ylabel=r"rms error of $\log Z$", title=f"{WALKERS} walkers, {RUNS} runs")
 right.set_xticks(STEPS, [str(n) for n in STEPS])
 right.minorticks_off()
-_ = right.legend(loc="upper right")
+ticks = [0.02, 0.05, 0.1, 0.2, 0.5]
+right.set_yticks(ticks, [str(tick) for tick in ticks])
+right.set_ylim(bottom=0.3 * right.get_ylim()[0])
+_ = right.legend(loc="lower left")
+
+# %% [markdown]
+# ## What wins
+#
+# - **NETS** takes a third to a half off the error of SMC without a drift from 40 steps on; CMCD nearly as much at 160 steps, nothing before.
+#   Action matching is *worse* than no drift here: its walkers must weigh as $\rho_t$ while it learns.
+# - **But training is not free.** NETS and action matching took 4.8 million gradients of the density, CMCD 16 million; one run of 200 walkers
+#   and 160 steps without a drift takes 32 thousand. Averaging 150 such runs brings their error from 0.07 to about 0.006: for *one*
+#   answer on a cheap density in the plane, tempered SMC wins. A drift pays when the same one serves many runs, or where more
+#   walkers do not help.
+# - HMC moves help about as much as a drift at 160 steps, with no training, at four gradients a step in place of one.
+# - The ESS without resampling does not rank them: no drift and NETS are equal there (0.30), and their errors are not.
+# - More depends on the tilt path than on the drift: with $r_t = t\,r$ in place of $t^2 r$ the ESS of NETS fell to 0.3 at the very first steps
+#   and at 20 and 40 steps no drift was the best. One target, one key of training, 40 runs: errors are known to about 11 %.
