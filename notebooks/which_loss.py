@@ -149,7 +149,8 @@ _ = right.legend(loc="upper center")
 
 # %% [markdown]
 # CSM has little noise early, TSM and NSM late; CSM and TSM are useless at the other end. NSM is bounded, by $\sum v/q'^2$ for a
-# Gaussian, but that bound is large where the target is narrow. The learned mixture takes the better one at every time: within one
+# Gaussian, but that bound is large where the target is narrow. The learned mixture takes the better one at every time: within
+# one
 # mode it has no noise at all, and with two modes what is left is the doubt about *which* mode it will be.
 
 # %% [markdown]
@@ -200,11 +201,14 @@ for name, ess, forward, z, share, gradients, seconds in rows:
 assert SMALL or rows[0][1] > 0.7
 
 # %% [markdown]
-# Look at `adjoint_matching`: it learns from its own draws, without weights, and settled on the heavier mode. Its ESS is as high as that
+# Look at `adjoint_matching`: it learns from its own draws, without weights, and settled on the heavier mode. Its ESS is as
+# high as that
 # of the best, and its $\log Z$ is $\log 0.6 = -0.51$ with a small standard error. The weights of its own draws cannot know. The
 # *forward ESS*, from draws of the target, does; without such draws fit with another key or a wider `scale=`, or ask
-# `sampler.backward` at the points that you know. Which losses drop a mode changes with the settings: with 2,000 updates and a width
-# of 48 `log_variance` and `relative_entropy` did so too, and `adjoint_sampling`, which here is far from trained, had an ESS of 0.69
+# `sampler.backward` at the points that you know. Which losses drop a mode changes with the settings: with 2,000 updates and a
+# width
+# of 48 `log_variance` and `relative_entropy` did so too, and `adjoint_sampling`, which here is far from trained, had an ESS
+# of 0.69
 # and a forward ESS of 0.09. The weighted ones kept both modes each time.
 #
 # | you have | use |

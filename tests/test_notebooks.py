@@ -11,6 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = [file.stem for file in sorted(FOLDER.glob("*.py")) if file.name != "render.py"]
+SLOW = {"nets_cmcd_smc"}  # three trainings
 LARGEST = 400_000  # bytes: kept in git
 
 pytestmark = pytest.mark.float32  # as a user runs them
@@ -28,7 +29,7 @@ def cells(script):
     return found
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NOTEBOOKS])
 def test_notebook_runs(name, monkeypatch, tmp_path):
     if name == "numpyro_posterior":
         pytest.importorskip("arviz_base", reason="the extra `arviz`")
