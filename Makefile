@@ -12,11 +12,11 @@ STAMP := .venv/.installed
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV JAX_ENABLE_X64 JAX_NUMPY_DTYPE_PROMOTION
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format slow speed clean
+.PHONY: help demo test lint format slow speed notebooks clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: $(STAMP)  ## sample with the library, check against exact answers: demo/ (BUDGET=smoke|small|full)
 	$(BIN)/python -m benchmarks demo --out demo $(DEMO_ARGS)
@@ -38,6 +38,10 @@ slow: $(STAMP)  ## the slow tests alone
 
 speed: $(STAMP)  ## timings as JSON
 	$(BIN)/python -m benchmarks speed
+
+notebooks: $(STAMP)  ## run the notebooks, write them with their pictures: notebooks/rendered/ (NAMES=quickstart: one)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,notebooks]'
+	$(BIN)/python notebooks/render.py $(NAMES)
 
 clean:  ## remove the environment, caches and what the demo wrote
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .jax_cache build dist demo
