@@ -65,6 +65,20 @@ def test_modes_are_no_hierarchy(target):
     assert noncentring.find(x) is None
 
 
+def ring(x):
+    """Three modes on a ring: where x_0 is large, x_1 is small."""
+    angle = jnp.cos(3 * jnp.arctan2(x[1], x[0] + 1e-20))
+    return -0.5 * ((jnp.sqrt(jnp.sum(x**2) + 1e-12) - 3) / 0.15) ** 2 + jnp.log1p(jnp.exp(4 * angle))
+
+
+@pytest.mark.float32
+def test_modes_that_look_like_a_hierarchy_keep_their_affine_coordinates():
+    """The particles' scales depend on one another, but coordinates that undo it would make the finest structure finer."""
+    found = pilot.pilot(KEY, ring, (2,), num_particles=1024)
+    assert noncentring.find(np.asarray(found.particles, np.float64)) is not None
+    assert found.coordinates.slopes is None
+
+
 @pytest.mark.float32
 def test_the_pilot_finds_the_funnel_and_reaches_its_neck():
     """In the coordinates that it finds the funnel is N(0, I) nearly: mean, covariance and resolution of exact draws."""

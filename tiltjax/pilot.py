@@ -21,6 +21,7 @@ from tiltjax.coordinates import Coordinates
 from tiltjax.types import Key, LogDensity
 
 SCALES = (1.0, 10.0, 100.0)
+COARSER = 2.0
 
 
 class Pilot(NamedTuple):
@@ -105,12 +106,12 @@ def pilot(
             f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
             "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
-    x, coordinates, rounds = state.x, _coordinates(state.x), 0
+    x, coordinates, rounds = state.x, _coordinates(state.x, target), 0
     while coordinates.slopes is not None and rounds < again:
         # in its own coordinates a funnel has no neck: the particles reach what they could not before
         key_again = jax.random.fold_in(key, 2 + rounds)
         x, rounds = _moved_within(key_again, coordinates, target, x, final_moves, leapfrog), rounds + 1
-        coordinates = _coordinates(x)
+        coordinates = _coordinates(x, target)
     _warn_of_holes(jax.random.fold_in(key, 1), target, coordinates, num_particles)
     calls = num_particles * (leapfrog * (moves * int(state.stages) + (1 + rounds) * final_moves) + 1)
     return Pilot(coordinates, _resolution(coordinates, target, x), x, calls)
@@ -183,12 +184,18 @@ def _moved(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _St
     return state._replace(x=out.x, step_size=out.step_size, key=key)
 
 
-def _coordinates(x: Array) -> Coordinates:
-    """The map that makes the particles of unit size: affine, and non-centred where scales depend on other coordinates."""
+def _coordinates(x: Array, target: LogDensity) -> Coordinates:
+    """The map that makes the particles of unit size: affine, or non-centred where that makes the finest structure coarser.
+
+    Separated modes can look like a hierarchy; its coordinates then bend them finer, where a hierarchy's are coarser by orders.
+    """
     affine = _affine(x)
     n, dim = x.shape
-    bent = None if dim == 1 or dim > n // 10 else noncentring.find(np.asarray(x, np.float64))
-    return affine if bent is None else jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), bent)
+    found = None if dim == 1 or dim > n // 10 else noncentring.find(np.asarray(x, np.float64))
+    if found is None:
+        return affine
+    bent = jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), found)
+    return bent if _resolution(bent, target, x) > COARSER * _resolution(affine, target, x) else affine
 
 
 def _affine(x: Array, correlation_time: float = 5.0) -> Coordinates:
