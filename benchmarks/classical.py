@@ -36,7 +36,8 @@ class Tempered(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        return self.num_particles * (self.num_steps + 1 + self.num_steps * self.moves.num * (self.moves.leapfrog + 2))
+        a_step = 2 + self.moves.num * (self.moves.leapfrog + 1)  # where it arrives, its moves, where they end
+        return self.num_particles * (1 + self.num_steps * a_step)
 
 
 SETTINGS = (

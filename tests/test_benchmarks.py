@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, ceiling, metrics, report, runner, speed
+from benchmarks import cases, ceiling, classical, metrics, report, runner, speed
 from benchmarks.__main__ import main, parser
 from benchmarks.demo import demo
 from benchmarks.demo import table as demo_table
+from tiltjax import smc
 
 QUIET = Console(quiet=True)
 DESIGN = """
@@ -377,3 +378,48 @@ def test_a_comparison_has_its_figures():
 def _line(**changes) -> dict:
     line = dict.fromkeys(runner.KEYS, 0.5) | {"case": "gmm40", "method": "default", "seed": 0, "budget": "smoke", "ess": 0.7}
     return line | {"device": "cpu", "revision": "abc", "arguments": {}} | changes
+
+
+def test_training_is_paid_back_after_the_answers_that_it_saves():
+    """Errors of 0.1 at 1,000 evaluations are 0.01 at 100,000: training of 199,800 is even after two answers of 100 draws."""
+    rows = [{"num_steps": 5, "moves": 1, "error": sign * 0.1, "evaluations": 1000} for sign in (1, -1)]
+    lines = [
+        {
+            "case": "gmm40",
+            "seed": seed,
+            "learned_error": 0.01 * (-1) ** seed,
+            "learned_sampling_evaluations": 100,
+            "learned_training_evaluations": 199_800,
+            "classical": [row],
+        }
+        for seed, row in enumerate(rows)
+    ]
+    columns = {str(column.header): list(column.cells) for column in classical.table(lines).columns}
+    assert columns["paid back after"] == ["", "2 answers"]
+    assert columns["|log Z error|: median (range)"] == ["0.0100 (0.0100 to 0.0100)", "0.1000 (0.1000 to 0.1000)"]
+    worse = [{**line, "learned_error": 5.0} for line in lines]
+    assert list(classical.table(worse).columns[-1].cells) == ["", "never"]
+
+
+def test_tempered_smc_counts_its_evaluations():
+    """Counted in the running program: one callback a call of the density's gradient for all particles."""
+    calls = []
+
+    @jax.custom_jvp
+    def log_density(x):
+        return -0.5 * jnp.sum(jnp.square(x))
+
+    @log_density.defjvp
+    def rule(primals, tangents):
+        jax.debug.callback(lambda: calls.append(1), ordered=False)
+        return log_density(primals[0]), -jnp.sum(primals[0] * tangents[0])
+
+    setting = classical.Tempered(10, 4, smc.Moves(2, 5))
+    problem = tj.problems.tilt(tj.processes.gaussian(tj.paths.trigonometric(), (2,), 1.0), log_density)
+    annealed = tj.problems.annealed(problem, noise=0.1)
+    before = len(calls)
+    drift = lambda t, x: jnp.zeros_like(x)  # noqa: E731
+    out = smc.run(annealed, drift, tj.paths.uniform(4), jax.random.key(0), 10, moves=setting.moves)
+    jax.block_until_ready(out)
+    jax.effects_barrier()
+    assert 10 * (len(calls) - before) == setting.evaluations

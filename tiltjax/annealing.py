@@ -43,10 +43,12 @@ def anneal(base: Process, tilt: Tilt, noise: Callable[[Array], Array]) -> Anneal
     """
     dense = base.log_density is not None
 
+    def marginal(t: Array, x: Array) -> Array:
+        return processes.log_marginal(base, t, x) if dense else jnp.zeros((), x.dtype)
+
     def fields(t: Array, x: Array) -> Fields:
         tilted, slope = jax.value_and_grad(tilt, argnums=1)(t, x)
-        log_rho = tilted + processes.log_marginal(base, t, x) if dense else tilted
-        return Fields(base.velocity(t, x), base.score(t, x), slope, log_rho)
+        return Fields(base.velocity(t, x), base.score(t, x), slope, tilted + marginal(t, x))
 
     def increment(t: Array, t1: Array, x: Array, x1: Array, f: Fields, f1: Fields, g: Array, g1: Array) -> Array:
         dt, sigma = t1 - t, noise(0.5 * (t + t1))
@@ -61,7 +63,7 @@ def anneal(base: Process, tilt: Tilt, noise: Callable[[Array], Array]) -> Anneal
         work = ratio(1.0) if dense else ratio(1.0) - ratio(0.0)
         return f1.log_rho - f.log_rho + work
 
-    return Anneal(base, tilt, noise, fields, increment)
+    return Anneal(base, tilt, noise, lambda t, x: tilt(t, x) + marginal(t, x), fields, increment)
 
 
 def process(given: Anneal) -> Process:

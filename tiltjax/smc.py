@@ -158,7 +158,7 @@ def _moved(key: Key, anneal: Anneal, control: ControlFn, t: Array, state: _State
     shape, n = state.walkers.x.shape, state.walkers.log_weight.size
 
     def log_rho(x: Array) -> Array:
-        return anneal.fields(t, x.reshape(shape[1:])).log_rho
+        return anneal.log_rho(t, x.reshape(shape[1:]))
 
     out = hamiltonian.moves(key, log_rho, state.walkers.x.reshape(n, -1), state.step_size, moves.num, moves.leapfrog)
     x = out.x.reshape(shape)

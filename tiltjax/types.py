@@ -103,13 +103,15 @@ class Process(NamedTuple):
 class Anneal(NamedTuple):
     """A tilt path r_t, r_1 = reward: rho_t proportional to p_t exp(r_t) leads from p_0 to p*; and the dynamics along it.
 
-    `tilt(t, x) -> r_t(x)`; `noise(t) -> sigma_t > 0`, any. `fields(t, x) -> Fields` is all that the two kernels of a step need
-    at one state; `increment(t, t', x, x', fields, fields', g, g')` is the step's share of log w under the drift g.
+    `tilt(t, x) -> r_t(x)`; `noise(t) -> sigma_t > 0`, any; `log_rho(t, x)` is that of `Fields`, alone. `fields(t, x) -> Fields`
+    is all that the two kernels of a step need at one state; `increment(t, t', x, x', fields, fields', g, g')` is the step's
+    share of log w under the drift g.
     """
 
     base: Process
     tilt: Callable[[Array, Array], Array]
     noise: Callable[[Array], Array]
+    log_rho: Callable[[Array, Array], Array]
     fields: Callable[[Array, Array], "Fields"]
     increment: Callable[..., Array]
 
