@@ -131,7 +131,7 @@ def test_adjoint_matching_on_paths_of_the_tilt_has_no_slope_at_the_exact_control
     def data(key):
         def one(key, x):
             path = sde.simulate_backward(problem.process, near.truth.control, times, key, x)
-            return labelled(problem, path)
+            return labelled(problem, path, 10.0)[0]
 
         key, key_end = jax.random.split(key)
         return jax.vmap(one)(jax.random.split(key, 64), draw_mixture(key_end, 64))

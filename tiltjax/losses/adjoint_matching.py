@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import sde
-from tiltjax.losses.collect import labelled_paths, needs_memoryless, nothing
+from tiltjax.losses.collect import clip_slope, labelled_paths, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
 
@@ -25,6 +25,7 @@ def adjoint_matching(
     *,
     replay: Replay = Replay(num_particles=512, capacity=512, gradient_steps=4, batch_size=256),
     num_times: int = 20,
+    clip: float = 10.0,
 ) -> Objective:
     """E[ int |u_theta(X_t, t) + sigma_t a_t|^2 / 2 dt ], X and the lean adjoint a constants; its only critical point is u*.
 
@@ -42,7 +43,8 @@ def adjoint_matching(
     chosen = min(num_times, steps)
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return labelled_paths(problem, network, times, params, key, n, lambda path, _: labelled(problem, path))
+        batch = labelled_paths(problem, network, times, params, key, n, lambda path, _: labelled(problem, path, clip))
+        return batch._replace(data=batch.data[0], clipped=batch.data[1])
 
     def at(params: Learned, k: Array, item: Labelled) -> Array:
         u = network.apply(params.control, times[k], item.x[k])
@@ -69,12 +71,13 @@ def adjoint_matching(
     return Objective(nothing, collect, loss, replay, regression=Regression(target, term))
 
 
-def labelled(problem: Problem, path: Path) -> Labelled:
-    """-sigma_t a_t at every state of a path."""
+def labelled(problem: Problem, path: Path, clip: float) -> tuple[Labelled, Array]:
+    """-sigma_t a_t at every state of a path, from grad r(X_1) clipped; and whether it was."""
     process, times = problem.process, path.times
-    adjoint = sde.lean_adjoint(process, path, -jax.grad(problem.reward)(path.x[-1]))
+    slope, clipped = clip_slope(problem, jax.grad(problem.reward)(path.x[-1]), clip)
+    adjoint = sde.lean_adjoint(process, path, -slope)
 
     def target(t: Array, t1: Array, x: Array, a: Array) -> Array:
         return -process.transition(t, t1, x)[1] / jnp.sqrt(process.clock(t, t1)) * a
 
-    return Labelled(path.x[:-1], jax.vmap(target)(times[:-1], times[1:], path.x[:-1], adjoint[1:]))
+    return Labelled(path.x[:-1], jax.vmap(target)(times[:-1], times[1:], path.x[:-1], adjoint[1:])), clipped
