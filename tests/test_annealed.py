@@ -34,8 +34,8 @@ def build(base, tilt="scaled"):
 
 
 def wild(t, x):
-    """A drift that nobody trained."""
-    return 0.6 * jnp.sin(2 * x[::-1] + t) - 0.2 * x
+    """A drift that nobody trained, of varying divergence."""
+    return 0.6 * jnp.sin(2 * x[::-1] + t) + 0.4 * jnp.cos(2 * x) - 0.2 * x
 
 
 def draws(problem, control, times, key, n):

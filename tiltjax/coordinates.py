@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+CORRELATION_TIME = 5.0  # of the particles of a pilot, in particles
 REACH = 10.0  # in standard deviations of a leading coordinate, where the log scale that it sets levels off
 
 
@@ -45,3 +47,14 @@ class Coordinates(NamedTuple):
         if self.slopes is None:
             return jnp.zeros_like(z)
         return jnp.matmul(self.slopes, REACH * jnp.tanh(z / REACH), precision="highest")
+
+
+def spread(x: np.ndarray) -> np.ndarray:
+    """Standard deviations (d,) of particles (n, d), or a root (d, d) of their covariance where correlations exceed chance."""
+    n, dim = x.shape
+    sd = x.std(0)
+    correlation = np.atleast_2d(np.corrcoef(x, rowvar=False))
+    gain = -0.5 * np.linalg.slogdet(correlation)[1]
+    if not gain > CORRELATION_TIME * dim * (dim - 1) / (2 * n):
+        return sd
+    return sd[:, None] * np.linalg.cholesky(correlation)

@@ -32,11 +32,11 @@ def simulate(problem: Problem, control: ControlFn, times: Array, key: Key) -> Sa
         end = sde.simulate(problem.process, control, times, key)
         return Samples(end.x, end.log_ratio + problem.reward(end.x))
     key_start, key_noise = jax.random.split(key)
-    xi = sde.noise(key_noise, len(times) - 1, problem.process.shape)
     walker = start(anneal, control, times[0], problem.process.initial(key_start))
 
     def step(walker: Walker, k: Array) -> tuple[Walker, None]:
-        return move(anneal, control, times[k], times[k + 1], walker, xi[k]), None
+        xi = jax.random.normal(jax.random.fold_in(key_noise, k), problem.process.shape)  # those of `sde.noise`
+        return move(anneal, control, times[k], times[k + 1], walker, xi), None
 
     walker, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), walker, jnp.arange(len(times) - 1))
     return Samples(walker.x, walker.log_weight)
@@ -59,21 +59,28 @@ def log_weight(problem: Problem, control: ControlFn, path: Path, given: Array | 
 
     given: `known(problem, path)`, if it was kept.
     """
-    given = known(problem, path) if given is None else given
-    if isinstance(given, Fields):
-        assert problem.anneal is not None
-        constant = problem.anneal.tilt(path.times[0], path.x[0])
-        return constant + jnp.sum(increments(problem.anneal, control, path, given))
     u = jax.vmap(control)(path.times[:-1], path.x[:-1])
     clock = jax.vmap(problem.process.clock)(path.times[:-1], path.times[1:]).reshape(-1, *(1,) * (u.ndim - 1))
     # a move in units of its noise, sqrt(clock) old + noise, is that of any control
     noise = path.noise + jnp.sqrt(clock) * (path.control - u)
-    return given + weights.girsanov(problem.process, lambda x: jnp.zeros((), x.dtype), path._replace(control=u, noise=noise))
+    return own_log_weight(problem, control, path._replace(control=u, noise=noise), given)
+
+
+def own_log_weight(problem: Problem, control: ControlFn, path: Path, given: Array | Fields | None = None) -> Array:
+    """log w of a stored path under the control that drew it, whose values the path holds: only its end may need another."""
+    given = known(problem, path) if given is None else given
+    if isinstance(given, Fields):
+        assert problem.anneal is not None
+        return problem.anneal.tilt(path.times[0], path.x[0]) + jnp.sum(increments(problem.anneal, control, path, given))
+    return given + weights.girsanov(problem.process, lambda x: jnp.zeros((), x.dtype), path)
 
 
 def increments(anneal: Anneal, control: ControlFn, path: Path, fields: Fields) -> Array:
-    """The share of each step in log w, (N,): their cumulative sums weigh X_k as a draw of rho_{t_k}."""
-    g = jax.vmap(control)(path.times, path.x)
+    """The share of each step in log w, (N,): their cumulative sums weigh X_k as a draw of rho_{t_k}.
+
+    The path's own drift is evaluated anew at its end alone.
+    """
+    g = jnp.concatenate([path.control, control(path.times[-1], path.x[-1])[None]])
     states = (path.times, path.x, fields, g)
     t, x, f, u = jax.tree.map(lambda leaf: leaf[:-1], states)
     t1, x1, f1, u1 = jax.tree.map(lambda leaf: leaf[1:], states)

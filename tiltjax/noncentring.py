@@ -12,12 +12,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from tiltjax.coordinates import REACH, Coordinates
+from tiltjax.coordinates import CORRELATION_TIME, REACH, Coordinates, spread
 
 LEAST = 0.25  # to lead
 ALSO = 0.05  # to follow one that leads
 ROUNDS = 6
-CORRELATION_TIME = 5.0
 
 
 class Fit(NamedTuple):
@@ -40,7 +39,8 @@ def find(x: np.ndarray) -> Coordinates | None:
     if not followers.any():
         return None
     others = np.flatnonzero(~followers)
-    block = _block(x[:, others])
+    width = spread(x[:, others])
+    block = np.diag(width) if width.ndim == 1 else width
     z = np.linalg.solve(block, (x[:, others] - mean[others]).T).T
     leads = leaders[others]
     return _assembled(x, others, block, {int(i): _fit(x[:, i], z, leads) for i in np.flatnonzero(followers)})
@@ -88,16 +88,6 @@ def _pairs(sizes: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _phi(z: np.ndarray) -> np.ndarray:
     return REACH * np.tanh(z / REACH)
-
-
-def _block(x: np.ndarray) -> np.ndarray:
-    """A square root of the covariance of the coordinates that do not follow: diagonal, unless correlations are plain."""
-    n, dim = x.shape
-    sd = x.std(0)
-    correlation = np.atleast_2d(np.corrcoef(x, rowvar=False))
-    gain = -0.5 * np.linalg.slogdet(correlation)[1]
-    plain = gain > CORRELATION_TIME * dim * (dim - 1) / (2 * n)
-    return sd[:, None] * (np.linalg.cholesky(correlation) if plain else np.eye(dim))
 
 
 def _fit(x: np.ndarray, z: np.ndarray, leads: np.ndarray) -> Fit:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 
 from tiltjax import hamiltonian, noncentring, weights
-from tiltjax.coordinates import Coordinates
+from tiltjax.coordinates import Coordinates, spread
 from tiltjax.types import Key, LogDensity
 
 SCALES = (1.0, 10.0, 100.0)
@@ -198,18 +198,11 @@ def _coordinates(x: Array, target: LogDensity) -> Coordinates:
     return bent if _resolution(bent, target, x) > COARSER * _resolution(affine, target, x) else affine
 
 
-def _affine(x: Array, correlation_time: float = 5.0) -> Coordinates:
-    """Location and scale of the particles: by coordinate, or a matrix where correlations exceed what chance would show."""
+def _affine(x: Array) -> Coordinates:
+    """Location and scale of the particles: by coordinate, or a matrix where there are enough of them to tell."""
     n, dim = x.shape
-    location, sd = jnp.mean(x, axis=0), jnp.std(x, axis=0, ddof=1)
-    if dim > n // 10:
-        return Coordinates(location, sd)
-    correlation = jnp.cov(x, rowvar=False).reshape(dim, dim) / (sd[:, None] * sd[None, :])
-    gain = -0.5 * float(jnp.linalg.slogdet(correlation)[1])
-    chance = correlation_time * dim * (dim - 1) / (4 * n)
-    if not gain > 2 * chance:
-        return Coordinates(location, sd)
-    return Coordinates(location, sd[:, None] * jnp.linalg.cholesky(correlation))
+    scale = jnp.std(x, axis=0) if dim > n // 10 else jnp.asarray(spread(np.asarray(x, np.float64)), x.dtype)
+    return Coordinates(jnp.mean(x, axis=0), scale)
 
 
 def _resolution(coordinates: Coordinates, target: LogDensity, x: Array) -> float:

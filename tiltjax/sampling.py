@@ -134,7 +134,7 @@ def sampler(
                 return network.apply(params, t, y)
 
             path = dynamics.simulate_backward(problem, control, times, key, problem.encode(x))
-            return Samples(x, dynamics.log_weight(problem, control, path))
+            return Samples(x, dynamics.own_log_weight(problem, control, path))
 
         return jax.vmap(one)(keys, x)
 

@@ -136,7 +136,7 @@ def _pair(problem: Problem, network: Network, params: Params, times: Array, key:
 
 
 def _check(problem: Problem, replay: Replay) -> None:
-    if problem.process.response is None or problem.process.log_density is None:
+    if problem.process.log_density is None:
         raise ValueError(
             "a Schroedinger bridge needs a Gaussian process; got one known by its velocity or score. Use "
             "processes.gaussian(paths.brownian(sigma, source), shape)."

@@ -79,7 +79,7 @@ def labelled_paths(
     def one(key: Key) -> tuple[Any, Array]:
         path = sde.simulate_path(problem.process, control, times, key)
         known = dynamics.known(problem, path)
-        return label(path, known), dynamics.log_weight(problem, control, path, known)
+        return label(path, known), dynamics.own_log_weight(problem, control, path, known)
 
     data, log_weight = jax.vmap(one)(jax.random.split(key, n))
     return Batch(data, log_weight, jnp.zeros(n, bool))
