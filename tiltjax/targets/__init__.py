@@ -1,4 +1,4 @@
-"""Densities with known answers: each constructor returns a `types.Target`. One file a family."""
+"""Densities to try samplers on, with what is known of them: each returns a `types.Target`. One file a family."""
 
 from .delta_many_well import delta_many_well
 from .funnel import funnel
@@ -6,5 +6,17 @@ from .gaussian import gaussian
 from .gmm import gmm
 from .gmm40 import gmm40, gmm40_be
 from .many_well import many_well
+from .mos import mos
+from .student_mixture import student_mixture
 
-__all__ = ["delta_many_well", "funnel", "gaussian", "gmm", "gmm40", "gmm40_be", "many_well"]
+__all__ = [
+    "delta_many_well",
+    "funnel",
+    "gaussian",
+    "gmm",
+    "gmm40",
+    "gmm40_be",
+    "many_well",
+    "mos",
+    "student_mixture",
+]
