@@ -235,6 +235,14 @@ def test_well_samples_have_the_exact_cdf(x64: bool):
         assert np.abs(x).max() < 3.5  # float32's zero must not reach the end of the table
 
 
+@pytest.mark.parametrize("degrees", [0.7, 2.0, 30.0])
+def test_student_samples_have_the_exact_cdf(degrees: float):
+    x = np.asarray(targets.student_mixture([[1.0, -2.0]], degrees).sample(jax.random.key(7), N)) - np.array([1.0, -2.0])
+    assert stats.kstest(x[:, 0], stats.t(degrees).cdf).pvalue > 1e-6
+    assert stats.kstest(x[:, 1], stats.t(degrees).cdf).pvalue > 1e-6
+    assert stats.kendalltau(np.abs(x[:, 0]), np.abs(x[:, 1])).pvalue > 1e-6  # coordinates share no chi-square
+
+
 def test_right_wells():
     expected = integrate.quad(lambda a: math.exp(-(a**4) + 6 * a**2 + 0.5 * a - 9), -0.0416908, 5)[0]
     total = integrate.quad(lambda a: math.exp(-(a**4) + 6 * a**2 + 0.5 * a - 9), -5, 5)[0]
