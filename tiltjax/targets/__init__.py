@@ -7,6 +7,7 @@ from .gmm import gmm
 from .gmm40 import gmm40, gmm40_be
 from .many_well import many_well
 from .mos import mos
+from .phi4 import phi4
 from .student_mixture import student_mixture
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "gmm40_be",
     "many_well",
     "mos",
+    "phi4",
     "student_mixture",
 ]
