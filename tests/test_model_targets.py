@@ -5,10 +5,15 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
-from scipy import special
+from scipy import special, stats
+from support import z_scores
 
 from tiltjax import targets
+from tiltjax.integrations import from_numpyro
+from tiltjax.targets.brownian_motion import _OBSERVED
 from tiltjax.targets.phi4 import magnetization
 
 # -------------------------------------------------------------------------------------------- phi^4
@@ -43,7 +48,114 @@ def test_phi4_symmetries():
     np.testing.assert_allclose(magnetization(jnp.asarray(phi)), phi.mean(), rtol=1e-12)
     assert int(target.mode(phi)) == int(phi.mean() > 0) == 1 - int(target.mode(-phi))
     # a constant field: two bonds a site
-    np.testing.assert_allclose(target.log_density(np.full((4, 3), 2.0)), 12 * (4 * 0.3 * 4 - 0.956 * 4 - 0.022 * 16), rtol=1e-12)
+    np.testing.assert_allclose(
+        target.log_density(np.full((4, 3), 2.0)), 12 * (4 * 0.3 * 4 - 0.956 * 4 - 0.022 * 16), rtol=1e-12
+    )
+
+
+# -------------------------------------------------------------------------------------- eight schools
+
+EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def eight_schools_model(centred: bool):
+    mu = numpyro.sample("mu", dist.Normal(0.0, 5.0))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5.0))
+    with numpyro.plate("schools", 8):
+        theta = (
+            numpyro.sample("theta", dist.Normal(mu, tau)) if centred else mu + tau * numpyro.sample("z", dist.Normal(0.0, 1.0))
+        )
+        numpyro.sample("y", dist.Normal(theta, ERRORS), obs=EFFECTS)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_eight_schools_is_the_model_in_numpyro(centred: bool):
+    target, model = targets.eight_schools(centred=centred), from_numpyro(eight_schools_model, centred)
+    x = jax.random.normal(jax.random.key(0), (20, 10)) * 3.0
+    ours, theirs = jax.jit(jax.vmap(lambda x: (target.log_density(x), model.log_density(x))))(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    named, expected = target.constrain(x[0]), model.constrain(x[0])
+    for name in ("mu", "tau") + (("theta",) if centred else ()):
+        np.testing.assert_allclose(named[name], expected[name], rtol=1e-12)
+    np.testing.assert_allclose(named["theta"], x[0, 2:] if centred else x[0, 0] + jnp.exp(x[0, 1]) * x[0, 2:], rtol=1e-12)
+
+
+def test_eight_schools_by_quadrature():
+    """log Z and the means of mu, log tau and theta on a grid over mu and log tau, theta integrated one school at a time."""
+    mu, log_tau = np.meshgrid(np.linspace(-32, 38, 351), np.linspace(-25, 14, 1301), indexing="ij")
+    variance = np.exp(2 * log_tau)[..., None] + ERRORS**2
+    log_joint = stats.norm(0, 5).logpdf(mu) + stats.halfcauchy(0, 5).logpdf(np.exp(log_tau)) + log_tau
+    log_joint += stats.norm(mu[..., None], np.sqrt(variance)).logpdf(EFFECTS).sum(-1)
+    weight = np.exp(log_joint - log_joint.max())
+    log_z = log_joint.max() + np.log(weight.sum() * (mu[1, 0] - mu[0, 0]) * (log_tau[0, 1] - log_tau[0, 0]))
+    weight = weight / weight.sum()
+    theta = mu[..., None] + np.exp(2 * log_tau)[..., None] / variance * (EFFECTS - mu[..., None])
+    means = np.array([np.sum(weight * mu), np.sum(weight * log_tau), *np.sum(weight[..., None] * theta, (0, 1))])
+    for centred in (True, False):
+        target = targets.eight_schools(centred=centred)
+        assert target.log_z == pytest.approx(log_z, abs=1e-9)
+        x = jax.jit(target.sample, static_argnums=1)(jax.random.key(1), 20_000)
+        sites = jax.vmap(target.constrain)(x)
+        draws = np.concatenate([sites["mu"][:, None], jnp.log(sites["tau"])[:, None], sites["theta"]], 1)
+        assert np.abs(z_scores(draws, means)).max() < 5
+
+
+# ------------------------------------------------------------------------------------ Brownian motion
+
+OBSERVED = np.concatenate([_OBSERVED[:10], np.full(10, np.nan), _OBSERVED[10:]])
+
+
+def kalman_log_evidence(q: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """log p(y | q, r) by the filter, for arrays of scales."""
+    mean, variance, total = np.zeros_like(q), np.zeros_like(q), np.zeros_like(q)
+    for y in OBSERVED:
+        variance = variance + q**2
+        if np.isnan(y):
+            continue
+        spread = variance + r**2
+        total = total - 0.5 * ((y - mean) ** 2 / spread + np.log(2 * np.pi * spread))
+        mean, variance = mean + variance / spread * (y - mean), variance * r**2 / spread
+    return total
+
+
+def test_brownian_motion_given_its_scales_is_normal():
+    """The integral over the 30 locations, from the peak and the Hessian of the density, is the filter's evidence."""
+    target = targets.brownian_motion()
+    log_scales = np.array([[-2.3, -1.9], [0.5, -3.0], [-4.0, 1.0], [0.1, 0.2]])
+
+    @jax.jit
+    @jax.vmap
+    def integral(log_scales):
+        def of_path(path):
+            return target.log_density(jnp.concatenate([log_scales, path]))
+
+        zero = jnp.zeros(30)
+        slope, hessian = jax.grad(of_path)(zero), jax.hessian(of_path)(zero)
+        peak = of_path(zero) - 0.5 * slope @ jnp.linalg.solve(hessian, slope)
+        return peak + 15 * jnp.log(2 * jnp.pi) - 0.5 * jnp.linalg.slogdet(-hessian)[1]
+
+    expected = kalman_log_evidence(*np.exp(log_scales.T)) + stats.norm(0, 2).logpdf(log_scales).sum(1)
+    np.testing.assert_allclose(integral(log_scales), expected, rtol=1e-10)
+
+
+def test_brownian_motion_by_quadrature():
+    log_q, log_r = np.meshgrid(np.linspace(-8, 5, 261), np.linspace(-19, 8, 541), indexing="ij")
+    log_joint = kalman_log_evidence(np.exp(log_q), np.exp(log_r)) + stats.norm(0, 2).logpdf([log_q, log_r]).sum(0)
+    weight = np.exp(log_joint - log_joint.max())
+    log_z = log_joint.max() + np.log(weight.sum() * (log_q[1, 0] - log_q[0, 0]) * (log_r[0, 1] - log_r[0, 0]))
+    target = targets.brownian_motion()
+    assert target.log_z == pytest.approx(log_z, abs=1e-9)
+    assert target.log_z == pytest.approx(1.18775, abs=1e-5)
+    weight = weight / weight.sum()
+    x = np.asarray(jax.jit(target.sample, static_argnums=1)(jax.random.key(2), 20_000))
+    for i, value in enumerate((log_q, log_r)):
+        mean = np.sum(weight * value)
+        assert abs(z_scores(x[:, i], mean)) < 5
+        assert abs(z_scores((x[:, i] - mean) ** 2, np.sum(weight * (value - mean) ** 2))) < 5
+    named = target.constrain(jnp.asarray(x[0]))
+    np.testing.assert_allclose(named["locs"], x[0, 2:])
+    np.testing.assert_allclose([named["innovation_noise_scale"], named["observation_noise_scale"]], np.exp(x[0, :2]))
 
 
 # -------------------------------------------------------------------------------------- bad arguments

@@ -21,6 +21,7 @@ CASES = {name: getattr(targets, name) for name in targets.__all__} | {
     "gaussian_covariance": lambda: targets.gaussian([1.0, -2.0, 0.5], covariance=COVARIANCE),
     "gmm_uneven": lambda: targets.gmm([[-4.0], [0.0], [5.0]], [0.5, 1.0, 0.25], [0.2, 0.5, 0.3]),
     "student_mixture_uneven": lambda: targets.student_mixture([[-40.0, 0.0], [0.0, 30.0]], 3.5, [0.3, 0.7]),
+    "eight_schools_noncentred": lambda: targets.eight_schools(centred=False),
     "many_well6": lambda: targets.many_well(6),
     "delta_many_well_32modes": lambda: targets.delta_many_well(50),
 }

@@ -1,6 +1,8 @@
 """Densities to try samplers on, with what is known of them: each returns a `types.Target`. One file a family."""
 
+from .brownian_motion import brownian_motion
 from .delta_many_well import delta_many_well
+from .eight_schools import eight_schools
 from .funnel import funnel
 from .gaussian import gaussian
 from .gmm import gmm
@@ -11,7 +13,9 @@ from .phi4 import phi4
 from .student_mixture import student_mixture
 
 __all__ = [
+    "brownian_motion",
     "delta_many_well",
+    "eight_schools",
     "funnel",
     "gaussian",
     "gmm",
