@@ -17,8 +17,10 @@ from ._tabulate import Plane, draw_plane, tabulate_plane
 _TIMES = np.r_[0:10, 20:30]
 # fmt: off
 _OBSERVED = np.array([
-    0.21592641, 0.118771404, -0.07945447, 0.037677474, -0.27885845, -0.1484156, -0.3250906, -0.22957903, -0.44110894, -0.09830782,
-    -0.8786016, -0.83736074, -0.7384849, -0.8939254, -0.7774566, -0.70238715, -0.87771565, -0.51853573, -0.6948214, -0.6202789,
+    0.21592641, 0.118771404, -0.07945447, 0.037677474, -0.27885845,
+    -0.1484156, -0.3250906, -0.22957903, -0.44110894, -0.09830782,
+    -0.8786016, -0.83736074, -0.7384849, -0.8939254, -0.7774566,
+    -0.70238715, -0.87771565, -0.51853573, -0.6948214, -0.6202789,
 ])
 # fmt: on
 _STEPS = 30
@@ -37,7 +39,8 @@ def brownian_motion() -> Target:
     `constrain(x)` is {"innovation_noise_scale", "observation_noise_scale", "locs"}.
 
     Inference Gym's own unconstrained coordinates have the softplus in place of the exponential: same log_z, another density.
-    Source: Sountsov, Radul et al. 2020, Inference Gym (model "brownian motion unknown scales missing middle observations", data).
+    Source: Sountsov, Radul et al. 2020, Inference Gym: model and data "brownian motion unknown scales missing middle
+    observations".
     """
     shape = (2 + _STEPS,)
     constant = -math.log(2 * math.pi * _PRIOR**2) - 0.5 * (_STEPS + _TIMES.size) * math.log(2 * math.pi)

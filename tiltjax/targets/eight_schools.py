@@ -25,9 +25,9 @@ def eight_schools(*, centred: bool = True) -> Target:
     mu ~ N(0, 5^2),   tau ~ HalfCauchy(5),   theta_j ~ N(mu, tau^2),   y_j ~ N(theta_j, error_j^2).
 
     centred: x = (mu, log tau, theta), a funnel where tau is small; else x = (mu, log tau, z), theta = mu + tau z, which is
-    easy. Jacobian included, so log_z = -31.31135 is the log evidence of the effects y in both, with mu integrated in closed form
-    and log tau by quadrature; `sample` draws log tau by inverse CDF, then mu and theta from their normals. log tau is held
-    within +-30 where it scales (mass 1e-13 outside), which keeps gradients finite in float32.
+    easy. Jacobian included, so log_z = -31.31135 is the log evidence of the effects y in both, with mu integrated in closed
+    form and log tau by quadrature; `sample` draws log tau by inverse CDF, then mu and theta from their normals. log tau is
+    held within +-30 where it scales (mass 1e-13 outside), which keeps gradients finite in float32.
     `constrain(x)` is {"mu", "tau", "theta"}.
 
     The priors are those of posteriordb; others' (N(0, 10^2) and a log normal in Inference Gym) give another log_z.

@@ -56,7 +56,7 @@ def student_mixture(
 
 
 def _draw_t(key: Key, degrees: float, shape: tuple[int, ...]) -> Array:
-    """Student's t without the rejections of a gamma draw: sqrt(nu (u^(-2/nu) - 1)) cos(2 pi v) (Bailey 1994, Math. Comp. 62)."""
+    """Student's t without a gamma draw's rejections: sqrt(nu (u^(-2/nu) - 1)) cos(2 pi v) (Bailey 1994, Math. Comp. 62)."""
     key_radius, key_angle = jax.random.split(key)
     exponential = jax.random.exponential(key_radius, shape, default_float())
     angle = jax.random.uniform(key_angle, shape, default_float(), 0.0, 2 * math.pi)
