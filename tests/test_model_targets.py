@@ -14,6 +14,7 @@ from support import z_scores
 from tiltjax import targets
 from tiltjax.integrations import from_numpyro
 from tiltjax.targets.brownian_motion import _OBSERVED
+from tiltjax.targets.log_gaussian_cox import _COUNTS, _prior
 from tiltjax.targets.phi4 import magnetization
 
 # -------------------------------------------------------------------------------------------- phi^4
@@ -158,6 +159,52 @@ def test_brownian_motion_by_quadrature():
     np.testing.assert_allclose([named["innovation_noise_scale"], named["observation_noise_scale"]], np.exp(x[0, :2]))
 
 
+# -------------------------------------------------------------------------- log-Gaussian Cox process
+
+
+def test_log_gaussian_cox_is_the_model():
+    """The prior and the Poisson likelihood of scipy, less what is left out; and the change of variables to whitened ones."""
+    counts = np.array([[1, 0, 4], [0, 2, 0], [7, 0, 3]])
+    constants = {"variance": 0.8, "length": 0.4, "mean": 2.0}
+    target, whitened = (targets.log_gaussian_cox(counts, whitened=w, **constants) for w in (False, True))
+    site = np.array([(i / 3, j / 3) for i in range(3) for j in range(3)])
+    covariance = 0.8 * np.exp(-np.linalg.norm(site[:, None] - site[None], axis=2) / 0.4)
+    left_out = np.sum(counts * np.log(1 / 9) - special.gammaln(counts + 1.0))
+    z = np.random.default_rng(0).normal(size=(5, 9))
+    f = 2.0 + z @ np.linalg.cholesky(covariance).T
+    expected = stats.multivariate_normal(np.full(9, 2.0), covariance).logpdf(f)
+    expected = expected + stats.poisson(np.exp(f) / 9).logpmf(counts.reshape(-1)).sum(1) - left_out
+    np.testing.assert_allclose(jax.vmap(target.log_density)(f), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(whitened.constrain)(z), f, rtol=1e-12)
+    log_determinant = 0.5 * np.linalg.slogdet(covariance)[1]
+    np.testing.assert_allclose(jax.vmap(whitened.log_density)(z), expected + log_determinant, rtol=1e-12)
+
+
+def test_log_gaussian_cox_goes_on_as_its_tangent():
+    target = targets.log_gaussian_cox([[3.0]], variance=1e9)
+    below, above, far = (jax.grad(target.log_density)(jnp.array([f])) for f in (30 - 1e-9, 30 + 1e-9, 1000.0))
+    np.testing.assert_allclose(above, below, rtol=1e-8)
+    np.testing.assert_allclose(far, below, rtol=1e-8)
+
+
+def test_log_gaussian_cox_simulated():
+    """The counts are the documented draws, with the published constants."""
+    prior = _prior(40, 1.91, 1 / 33)
+    random = np.random.RandomState(0)
+    f = np.log(126.0) - 1.91 / 2 + prior.factor @ random.standard_normal(1600)
+    counts = random.poisson(np.exp(f) / 1600)
+    np.testing.assert_array_equal(np.loadtxt(_COUNTS).reshape(-1), counts)
+    target = targets.log_gaussian_cox_simulated()
+    assert target.shape == (1600,) and target.log_z is None
+    value, gradient = jax.jit(jax.value_and_grad(target.log_density))(f)
+    log_likelihood = np.sum(counts * f - np.exp(f) / 1600)
+    z = np.linalg.solve(prior.factor, f - np.log(126.0) + 1.91 / 2)
+    log_prior = stats.norm.logpdf(z).sum() - np.log(np.diag(prior.factor)).sum()
+    np.testing.assert_allclose(value, log_prior + log_likelihood, rtol=1e-12)
+    slope = counts - np.exp(f) / 1600 - np.linalg.solve(prior.factor.T, z)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)
+
+
 # -------------------------------------------------------------------------------------- bad arguments
 
 
@@ -167,6 +214,9 @@ def test_brownian_motion_by_quadrature():
         (lambda: targets.phi4((8,)), r"got shape=\(8,\), expected two"),
         (lambda: targets.phi4((8, 0)), "expected two positive lengths"),
         (lambda: targets.phi4(quartic=0.0), "quartic=0.0"),
+        (lambda: targets.log_gaussian_cox([1, 2]), r"got counts of shape \(2,\)"),
+        (lambda: targets.log_gaussian_cox([[0.5]]), "fractional"),
+        (lambda: targets.log_gaussian_cox([[1]], length=0.0), "length=0.0"),
     ],
 )
 def test_bad_arguments_say_what_to_do(call, message: str):

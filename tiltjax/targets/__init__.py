@@ -7,6 +7,7 @@ from .funnel import funnel
 from .gaussian import gaussian
 from .gmm import gmm
 from .gmm40 import gmm40, gmm40_be
+from .log_gaussian_cox import log_gaussian_cox, log_gaussian_cox_simulated
 from .many_well import many_well
 from .mos import mos
 from .phi4 import phi4
@@ -21,6 +22,8 @@ __all__ = [
     "gmm",
     "gmm40",
     "gmm40_be",
+    "log_gaussian_cox",
+    "log_gaussian_cox_simulated",
     "many_well",
     "mos",
     "phi4",
