@@ -1,6 +1,7 @@
 """Lattices and posteriors as targets, against transfer matrices, quadrature and models written out."""
 
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from tiltjax.integrations import from_numpyro
 from tiltjax.targets.brownian_motion import _OBSERVED
 from tiltjax.targets.log_gaussian_cox import _COUNTS, _prior
 from tiltjax.targets.phi4 import magnetization
+from tiltjax.targets.seeds import _EXTRACT, _GERMINATED, _KIND, _SEEDS
 
 # -------------------------------------------------------------------------------------------- phi^4
 
@@ -84,7 +86,7 @@ def test_eight_schools_is_the_model_in_numpyro(centred: bool):
 
 def test_eight_schools_by_quadrature():
     """log Z and the means of mu, log tau and theta on a grid over mu and log tau, theta integrated one school at a time."""
-    mu, log_tau = np.meshgrid(np.linspace(-32, 38, 351), np.linspace(-25, 14, 1301), indexing="ij")
+    mu, log_tau = np.meshgrid(np.linspace(-32, 38, 176), np.linspace(-25, 14, 601), indexing="ij")
     variance = np.exp(2 * log_tau)[..., None] + ERRORS**2
     log_joint = stats.norm(0, 5).logpdf(mu) + stats.halfcauchy(0, 5).logpdf(np.exp(log_tau)) + log_tau
     log_joint += stats.norm(mu[..., None], np.sqrt(variance)).logpdf(EFFECTS).sum(-1)
@@ -205,6 +207,62 @@ def test_log_gaussian_cox_simulated():
     np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)
 
 
+# -------------------------------------------------------------------------------- logistic regression
+
+
+def test_logistic_regression_is_the_model():
+    random = np.random.default_rng(0)
+    features, labels = random.normal(size=(40, 3)), random.integers(0, 2, 40)
+    target = targets.logistic_regression(features, labels, 2.5)
+    x = random.normal(size=(6, 4)) * 2
+    probability = special.expit(x[:, :1] + x[:, 1:] @ features.T)
+    expected = stats.bernoulli(probability).logpmf(labels).sum(1) + stats.norm(0, 2.5).logpdf(x).sum(1)
+    np.testing.assert_allclose(jax.vmap(target.log_density)(x), expected, rtol=1e-12)
+    named = target.constrain(jnp.asarray(x[0]))
+    np.testing.assert_allclose(np.append(named["intercept"], named["weights"]), x[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "cases"),
+    [("logistic_breast_cancer", (31,), 569), ("logistic_digits", (55,), 357), ("logistic_iris", (5,), 100)],
+)
+def test_logistic_regression_on_data(name: str, shape: tuple[int, ...], cases: int):
+    """At x = 0 every case has probability 1/2; uphill from there the labels are explained."""
+    target = getattr(targets, name)()
+    assert target.shape == shape and target.log_z is None
+    value, slope = jax.jit(jax.value_and_grad(target.log_density))(jnp.zeros(shape))
+    np.testing.assert_allclose(value, cases * np.log(0.5) - 0.5 * shape[0] * np.log(2 * np.pi), rtol=1e-12)
+    assert target.log_density(1.0 * slope / jnp.linalg.norm(slope)) > value + 0.2 * cases
+
+
+def test_data_without_scikit_learn(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        targets.logistic_iris()
+
+
+def seeds_model(germinated: np.ndarray, total: np.ndarray, kind: np.ndarray, extract: np.ndarray):
+    a = numpyro.sample("a", dist.Normal(0.0, 10.0).expand([4]))
+    tau = numpyro.sample("b_precision", dist.Gamma(0.01, 0.01))
+    with numpyro.plate("plates", len(total)):
+        b = numpyro.sample("c", dist.Normal(0.0, 1 / jnp.sqrt(tau)))
+        eta = a[0] + a[1] * kind + a[2] * extract + a[3] * kind * extract + b
+        numpyro.sample("r", dist.Binomial(total.astype(int), logits=eta), obs=germinated.astype(int))
+
+
+def test_seeds_is_the_model_in_numpyro():
+    target, model = targets.seeds(), from_numpyro(seeds_model, _GERMINATED, _SEEDS, _KIND, _EXTRACT)
+    x = jax.random.normal(jax.random.key(0), (20, 26))
+    ours, theirs = jax.jit(jax.vmap(lambda x: (target.log_density(x), model.log_density(x))))(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    # the coefficients without random effects that Breslow and Clayton (1993) print
+    pooled = np.array([[plates.sum() for plates in np.split(part, [5, 11, 16])] for part in (_GERMINATED, _SEEDS)])
+    neither, extract, kind, both = special.logit(pooled[0] / pooled[1])
+    published = [-0.558, 0.146, 1.318, -0.778]
+    ours = [neither, kind - neither, extract - neither, both - kind - extract + neither]
+    np.testing.assert_allclose(ours, published, atol=6e-4)
+
+
 # -------------------------------------------------------------------------------------- bad arguments
 
 
@@ -214,6 +272,10 @@ def test_log_gaussian_cox_simulated():
         (lambda: targets.phi4((8,)), r"got shape=\(8,\), expected two"),
         (lambda: targets.phi4((8, 0)), "expected two positive lengths"),
         (lambda: targets.phi4(quartic=0.0), "quartic=0.0"),
+        (lambda: targets.logistic_regression([1.0, 2.0], [0, 1]), "one row a case"),
+        (lambda: targets.logistic_regression([[1.0], [2.0]], [0]), r"got labels of shape \(1,\)"),
+        (lambda: targets.logistic_regression([[1.0], [2.0]], [-1, 1]), "of 0 and 1"),
+        (lambda: targets.logistic_regression([[1.0], [2.0]], [0, 1], 0.0), "prior_scale=0.0"),
         (lambda: targets.log_gaussian_cox([1, 2]), r"got counts of shape \(2,\)"),
         (lambda: targets.log_gaussian_cox([[0.5]]), "fractional"),
         (lambda: targets.log_gaussian_cox([[1]], length=0.0), "length=0.0"),

@@ -20,6 +20,7 @@ COVARIANCE = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
 CASES = {name: getattr(targets, name) for name in targets.__all__} | {
     "log_gaussian_cox": lambda: targets.log_gaussian_cox([[1, 0, 4], [0, 2, 0], [7, 0, 30]]),
     "log_gaussian_cox_whitened": lambda: targets.log_gaussian_cox([[3, 40], [0, 9]], whitened=True),
+    "logistic_regression": lambda: targets.logistic_regression([[1.0, 0.5], [-2.0, 0.1], [0.3, -4.0]], [1, 0, 1], 2.0),
     "gaussian_covariance": lambda: targets.gaussian([1.0, -2.0, 0.5], covariance=COVARIANCE),
     "gmm_uneven": lambda: targets.gmm([[-4.0], [0.0], [5.0]], [0.5, 1.0, 0.25], [0.2, 0.5, 0.3]),
     "student_mixture_uneven": lambda: targets.student_mixture([[-40.0, 0.0], [0.0, 30.0]], 3.5, [0.3, 0.7]),

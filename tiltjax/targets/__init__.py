@@ -8,9 +8,11 @@ from .gaussian import gaussian
 from .gmm import gmm
 from .gmm40 import gmm40, gmm40_be
 from .log_gaussian_cox import log_gaussian_cox, log_gaussian_cox_simulated
+from .logistic_regression import logistic_breast_cancer, logistic_digits, logistic_iris, logistic_regression
 from .many_well import many_well
 from .mos import mos
 from .phi4 import phi4
+from .seeds import seeds
 from .student_mixture import student_mixture
 
 __all__ = [
@@ -24,8 +26,13 @@ __all__ = [
     "gmm40_be",
     "log_gaussian_cox",
     "log_gaussian_cox_simulated",
+    "logistic_breast_cancer",
+    "logistic_digits",
+    "logistic_iris",
+    "logistic_regression",
     "many_well",
     "mos",
     "phi4",
+    "seeds",
     "student_mixture",
 ]
