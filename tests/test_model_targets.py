@@ -14,6 +14,7 @@ from support import z_scores
 
 from tiltjax import targets
 from tiltjax.integrations import from_numpyro
+from tiltjax.targets._tabulate import draw_plane, tabulate_plane
 from tiltjax.targets.brownian_motion import _OBSERVED
 from tiltjax.targets.log_gaussian_cox import _COUNTS, _prior
 from tiltjax.targets.phi4 import magnetization
@@ -105,6 +106,19 @@ def test_eight_schools_by_quadrature():
 
 
 # ------------------------------------------------------------------------------------ Brownian motion
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_draws_from_a_plane(x64: bool):
+    """A correlated normal on coarse nodes: the interpolant adds a sixth of a squared cell to each variance, no more."""
+    table = tabulate_plane(lambda x, y: -(x**2 + y**2 - x * y) / 1.5 + 7.0, np.linspace(-8, 9, 35), np.linspace(-10, 8, 61))
+    assert table.log_z == pytest.approx(7.0 + np.log(2 * np.pi) + 0.5 * np.log(0.75), abs=1e-9)
+    with jax.enable_x64(x64):
+        draws = np.asarray(draw_plane(table, jax.random.key(0), 200_000), np.float64)
+    assert np.abs(z_scores(draws, 0.0)).max() < 5
+    assert np.abs(z_scores(draws**2, 1.0 + np.array([0.5, 0.3]) ** 2 / 6)).max() < 5
+    assert abs(z_scores(draws.prod(1), 0.5)) < 5
+
 
 OBSERVED = np.concatenate([_OBSERVED[:10], np.full(10, np.nan), _OBSERVED[10:]])
 
