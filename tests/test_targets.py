@@ -17,7 +17,8 @@ from tiltjax.types import Target
 N = 10_000
 COVARIANCE = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
 
-CASES = {name: getattr(targets, name) for name in targets.__all__} | {
+KNOWN = [name for name in targets.__all__ if not getattr(targets, name)().centred]  # particles: `test_particles.py`
+CASES = {name: getattr(targets, name) for name in KNOWN} | {
     "gaussian_covariance": lambda: targets.gaussian([1.0, -2.0, 0.5], covariance=COVARIANCE),
     "gmm_uneven": lambda: targets.gmm([[-4.0], [0.0], [5.0]], [0.5, 1.0, 0.25], [0.2, 0.5, 0.3]),
     "many_well6": lambda: targets.many_well(6),
@@ -74,7 +75,7 @@ def z_scores(values: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
 def test_every_target_is_a_case_without_arguments():
     for name in targets.__all__:
         target = getattr(targets, name)()
-        assert isinstance(target, Target) and isinstance(target.log_z, float)
+        assert isinstance(target, Target) and (isinstance(target.log_z, float) or target.centred)
 
 
 def test_shapes_and_dtypes(evaluated: Evaluated):
@@ -130,7 +131,7 @@ def test_sample_is_a_function_of_its_key():
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("name", targets.__all__)
+@pytest.mark.parametrize("name", KNOWN)
 def test_float32_session(name: str):
     target = CASES[name]()
     draws = jax.eval_shape(lambda key: target.sample(key, 3), jax.random.key(0))
