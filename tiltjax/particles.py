@@ -61,10 +61,10 @@ def free(target: Target) -> Target:
 def harmonic(laplacian: ArrayLike, dim: int) -> Coordinates:
     """Coordinates in which N(0, I) is the harmonic source exp(-sum_ij L_ij x_i.x_j / 2): springs between particles.
 
-    laplacian (n, n): symmetric, of a connected graph, its rows sum to 0 (off the diagonal minus the stiffness of a spring). For
-    `problems.sampling(target, process, coordinates=harmonic(...))`, for a centred target of shape (n, dim) and a process of scale 1,
-    shape (n - 1, dim). On the complete graph, L = k (n I - 1 1^T), it is isotropic, of variance 1 / (k n). On any other it is
-    not: particles are then told apart, and `networks.egnn` refuses it.
+    laplacian (n, n): symmetric, of a connected graph, its rows sum to 0 (off the diagonal minus the stiffness of a spring).
+    Pass it as `problems.sampling(target, process, coordinates=harmonic(...))`, for a centred target of shape (n, dim) and a
+    process of scale 1 and shape (n - 1, dim). On the complete graph, L = k (n I - 1 1^T), it is isotropic, of variance
+    1 / (k n). On any other it is not: particles are then told apart, and `networks.egnn` refuses it.
     Raises ValueError for a matrix that is no such Laplacian. Source: Jing et al. (2023), arXiv 2304.02198 (EigenFold).
     """
     springs = np.asarray(laplacian, np.float64)
