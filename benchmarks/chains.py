@@ -44,7 +44,7 @@ class Ladder(NamedTuple):
 
 
 class _State(NamedTuple):
-    """x (chains, temperatures, d), with log gamma and its gradient there, untempered; log step sizes and rates by temperature."""
+    """x (chains, temperatures, d), log gamma and its gradient there, untempered; log step sizes and rates by temperature."""
 
     x: Array
     log_density: Array
@@ -57,8 +57,8 @@ class _State(NamedTuple):
 def replica_exchange(ladder: Ladder) -> Run:
     """rho_k proportional to gamma^beta_k, each with its own step size, adapted while warming up and fixed from then on.
 
-    One sweep is a Hamiltonian move at every temperature and swaps of the pairs (0, 1), (2, 3), .. or (1, 2), (3, 4), .. in turns.
-    Not for densities whose power beta is not integrable.
+    One sweep is a Hamiltonian move at every temperature, and swaps of the pairs (0, 1), (2, 3), .. or (1, 2), (3, 4), .. in
+    turns. Not for densities whose power beta is not integrable.
     Source: Geyer 1991; Okabe et al. 2001, Chem. Phys. Lett. 335 (even and odd pairs in turns).
     """
 
@@ -143,7 +143,8 @@ def _sweep(flat: LogDensity, ladder: Ladder) -> Callable[[Key, Array, _State], _
         down = jnp.pad(swap, ((0, 0), (1, 0)))
         index = jnp.arange(num) + up - down
         arrays = [jnp.take_along_axis(a, index.reshape(index.shape + (1,) * (a.ndim - 2)), 1) for a in arrays]
-        return _State(*arrays, state.log_step, acceptance, swap.mean(0, dtype=state.x.dtype))
+        x, value, gradient = arrays
+        return _State(x, value, gradient, state.log_step, acceptance, swap.mean(0, dtype=state.x.dtype))
 
     return sweep
 

@@ -64,8 +64,9 @@ FREE = Space(lambda x: jnp.zeros((), x.dtype), lambda x: x, lambda key, x: x, la
 def particles() -> Space:
     """(particles, d) free of their centre, which a harmonic term holds while the chains run: it is independent of the rest.
 
-    Equal particles: a permutation and an orthogonal map drawn at random for each draw leave its density as it is, so that all images of a
-    minimum weigh the same in the reference, whichever the chains went to. r-hat is of the sorted distances, which do not change.
+    Equal particles: the density is invariant under permutations and orthogonal maps, so one of each, drawn at random, may be
+    applied to every draw. All images of a minimum then weigh the same in the reference, whichever of them the chains went to.
+    r-hat is of the sorted distances, which do not change.
     """
 
     def scramble(key: Key, x: Array) -> Array:
@@ -122,14 +123,19 @@ def _confined(log_density: LogDensity, space: Space) -> LogDensity:
 
 
 def statistics(x: Array, energy: np.ndarray, space: Space) -> dict[str, float]:
-    """x (chains, draws, *shape). r-hat: rank-normalised, split, the greatest of the energy and of all that is watched; so the ESS."""
+    """Of x (chains, draws, *shape). r-hat (rank-normalised, split) and bulk ESS, the worst of energy and what is watched.
+
+    rhat_coordinates is of the coordinates themselves: for particles, whether labels and orientations mix without scrambling.
+    Source: Vehtari et al. 2021, arXiv 1903.08008.
+    """
     from blackjax.diagnostics import ess_bulk, rhat
 
     num, each = x.shape[:2]
     watched = space.watch(x.reshape(num * each, *x.shape[2:])).reshape(num, each, -1)
     values = jnp.asarray(np.concatenate([energy.reshape(num, each, 1), watched], -1))
-    r, n = np.atleast_1d(rhat(values)), np.atleast_1d(ess_bulk(values))
-    raw = np.atleast_1d(rhat(x.reshape(num, each, -1)))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        r, n = np.atleast_1d(jax.jit(rhat)(values)), np.atleast_1d(jax.jit(ess_bulk)(values))
+        raw = np.atleast_1d(jax.jit(rhat)(x.reshape(num, each, -1)))
     return {
         "rhat": float(r.max()),
         "rhat_energy": float(r[0]),

@@ -119,7 +119,7 @@ def test_the_two_bounds_of_the_entropic_value_hold():
 
 
 def test_sinkhorn_says_when_it_does_not_converge():
-    with pytest.raises(RuntimeError, match="did not converge in 3 sweeps at epsilon=0.05"):
+    with pytest.raises(RuntimeError, match=r"did not converge in 3 sweeps at epsilon=0\.05"):
         metrics.sinkhorn(normal(0, 100, 2), normal(1, 100, 2), 0.05, tolerance=1e-9, max_iterations=3)
     with pytest.raises(ValueError, match="got epsilon=0"):
         metrics.sinkhorn(normal(0, 3, 2), normal(1, 3, 2), 0.0)

@@ -15,10 +15,11 @@ CHUNK = 200_000  # pairs of configurations held at a time
 def geometric_w2(a: ArrayLike, b: ArrayLike) -> float:
     """(min over plans of E D(a, b)^2)^(1/2), exact, of configurations (n, particles, d). In the unit of length.
 
-    D of one pair: both are centred; the particles of one are matched to the other's with the least sum of distances (not of their squares), in the
-    orientation that they have; then the orthogonal matrix, reflections among them, that brings the matched particles closest
-    (Kabsch). Once each, in this order, as published: an upper bound of the distance between orbits, not that distance, which a search over
-    rotations and permutations together would give. So it depends on the orientations, and two sets that differ by a rotation of each draw are not at 0.
+    D of one pair: both are centred; the particles of one are matched to the other's with the least sum of distances (not of
+    their squares), in the orientation that they have; then the orthogonal matrix, reflections among them, that brings the
+    matched particles closest (Kabsch). Once each, in this order, as published: an upper bound of the distance between orbits,
+    which a search over permutations and rotations together would give. So it depends on orientations: a set is not at 0 from
+    the set of its draws turned, each in its own way.
 
     On DW-4 and LJ-13 published values are the floor of this metric: rank samplers by energies and pair distances.
     Source: Klein, Krämer, Noé 2023, arXiv 2306.15030; protocol of Havens et al. 2025, arXiv 2504.11713.

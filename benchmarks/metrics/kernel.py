@@ -9,9 +9,9 @@ from benchmarks.metrics.transport import squared_distances
 def mmd(a: ArrayLike, b: ArrayLike) -> float:
     """|mean of k(a_i, .) - mean of k(b_j, .)| in the kernel's space: (mean k(a, a) + mean k(b, b) - 2 mean k(a, b))^(1/2).
 
-    k(x, y) = exp(-|x - y|^2 / (2 h^2)), h the median distance between two different draws of both sets together. The means are over all
-    pairs, i = j among them: never negative, zero for equal sets, and about (2 (1 - E k) / n)^(1/2) for two sets of exact draws.
-    Draws far off widen h, and with it hide themselves: not for sets of which one has outliers.
+    k(x, y) = exp(-|x - y|^2 / (2 h^2)), h the median distance between two different draws of both sets together.
+    The means are over all pairs, i = j among them: never negative, zero for equal sets, and about (2 (1 - E k) / n)^(1/2) for
+    two sets of exact draws. Draws far off widen h, and so hide themselves: not for sets of which one has outliers.
 
     The code behind the published figures divides the first two sums, of all n^2 pairs, by n (n - 1): its square is larger by
     (mean k(a, a) + mean k(b, b)) / (n - 1).

@@ -51,7 +51,8 @@ def assignable(target: tj.Target, n: int) -> int:
 class Metric(NamedTuple):
     """distance(target, a, b) of draws a from reference draws b; `applies` to targets that have what it needs.
 
-    num_draws(target, n): the size of both sets where n draws are at hand. floor_pairs: at most so many for the floor (its cost).
+    num_draws(target, n): the size of both sets where n draws are at hand. floor_pairs: at most so many for the floor: its cost.
+    needs_reference: False where it compares with what the target knows of itself.
     """
 
     distance: Callable[[tj.Target, Array, Array], float]
@@ -93,7 +94,7 @@ def distances(target: tj.Target, draws: tj.Samples, resampled: Array, key: Key, 
 
     A metric of m = num_draws(target, n) draws takes the first m of the raw ones, which are independent, m evenly spread of the
     resampled ones, and m reference draws: the target's `sample` (`benchmarks.reference.equip` gives one to a target without).
-    Without it only modes can be counted. What the target does not allow is None, and so is a distance of draws that are not finite.
+    Without it only modes can be counted. What the target does not allow is None, as is a distance of draws that are not finite.
     """
     out: dict[str, float | None] = dict.fromkeys(DISTANCES)
     if known_modes(target):

@@ -44,13 +44,14 @@ def sinkhorn(
 ) -> float:
     """The Sinkhorn divergence S = OT(a, b) - OT(a, a)/2 - OT(b, b)/2, squared Euclidean cost, no root; in squared units of x.
 
-    OT(a, b) = min over plans P of <P, C> + epsilon KL(P | masses of a x masses of b), to an error of `tolerance`; epsilon is absolute.
-    For epsilon far below the costs this is W2^2: OT - epsilon log n <= W2^2 <= OT, and S within epsilon log n of it. The potentials of
-    the exact plan start the iteration, so that no small epsilon is out of reach: it ends when the dual value is within
-    `tolerance` of what the exact plan costs with its entropy (a bound on both sides), or when a sweep adds less than tolerance / 100.
+    OT(a, b) = min over plans P of <P, C> + epsilon KL(P | masses of a x masses of b), to about `tolerance`, epsilon absolute.
+    For epsilon far below the costs this is W2^2: OT - epsilon log n <= W2^2 <= OT, so S is within epsilon log n of it.
+    The potentials of the exact plan start the iteration, so that no small epsilon is out of reach. It ends when the dual value
+    is within `tolerance` of what the exact plan costs with its entropy, a bound from the other side, or when a sweep adds less
+    than tolerance / 100.
 
-    Raises RuntimeError after max_iterations: epsilon is in between, neither small nor large. Not for telling samplers apart where
-    the floor is of the order of their scores (n = 2000 in tens of dimensions).
+    Raises RuntimeError after max_iterations, ValueError for an epsilon that is not positive. Not for telling samplers apart
+    where the floor is of the order of their scores: n = 2000 draws in tens of dimensions.
     Source: Feydy et al. 2019, arXiv 1810.08278; as a benchmark: Blessing et al. 2024, arXiv 2406.07423.
     """
     if not epsilon > 0:
