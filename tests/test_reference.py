@@ -30,7 +30,7 @@ def lennard_jones(x):
     n = len(x)
     r2 = jnp.sum((x[:, None] - x[None]) ** 2, -1) + jnp.eye(n, dtype=x.dtype)
     inverse = (1 - jnp.eye(n, dtype=x.dtype)) / r2**3
-    return -jnp.sum(inverse**2 - 2 * inverse) - 0.5 * jnp.sum((x - x.mean(0)) ** 2)
+    return -jnp.sum(inverse**2 - 2 * inverse) - 0.5 * jnp.sum((x - x.mean(0)[None]) ** 2)
 
 
 def z_of_mean(x, exact, ess):
@@ -194,6 +194,17 @@ def test_the_kept_double_wells_have_the_known_energies():
     assert abs(z_of_mean(virial, 6.0, record["ess_bulk_energy"])) < 5
     assert energy.min() == pytest.approx(-25.7, abs=0.1)
     np.testing.assert_allclose(x.mean(1), 0.0, atol=1e-9)
+
+
+def test_the_kept_lennard_jones_clusters_have_the_known_energies():
+    """-43.1, standard deviation 7.0 (published, of this convention); the virial theorem: E x . grad U is 36, the dimension."""
+    x, record = reference.reference("lj13", reference.KEPT)
+    energy = metrics.energies(tj.Target(lennard_jones, (13, 3)), jnp.asarray(x))
+    assert abs(energy.mean() - record["energy_mean"]) < 0.05 and abs(energy.std() - record["energy_sd"]) < 0.05
+    assert abs(z_of_mean(energy, -43.1, record["ess_bulk_energy"])) < 5
+    assert abs(z_of_mean((energy - energy.mean()) ** 2, 7.0**2, record["ess_bulk_energy"])) < 5
+    virial = -np.sum(x * np.asarray(jax.vmap(jax.grad(lennard_jones))(jnp.asarray(x))), (1, 2))
+    assert abs(z_of_mean(virial, 36.0, record["ess_bulk_energy"])) < 5
 
 
 def test_the_floors_of_the_double_wells():
