@@ -45,7 +45,7 @@ def as_published(target: tj.Target, n: int) -> int:
 def assignable(target: tj.Target, n: int) -> int:
     """As published where permutations are enumerated; with one assignment problem a pair, as many as take half a minute."""
     particles = target.shape[0]
-    return min(n, NUM_DRAWS if particles <= ENUMERATED else 6500 // particles)
+    return min(n, NUM_DRAWS if particles <= ENUMERATED else 17_000 // particles)
 
 
 class Metric(NamedTuple):
@@ -66,9 +66,9 @@ METRICS: Mapping[str, Metric] = {
     "mode_total_variation": Metric(lambda target, a, b: mode_total_variation(target, a), known_modes, all_draws, 20, False),
     "energy_w2": Metric(energy_w2),
     "pair_distance_w2": Metric(lambda target, a, b: pair_distance_w2(a, b), equal_particles),
-    "geometric_w2": Metric(lambda target, a, b: geometric_w2(a, b), equal_particles, assignable, floor_pairs=1),
-    "sinkhorn": Metric(lambda target, a, b: sinkhorn(a, b), floor_pairs=3),
-    "w2": Metric(lambda target, a, b: w2(a, b), floor_pairs=3),
+    "geometric_w2": Metric(lambda target, a, b: geometric_w2(a, b), equal_particles, assignable, floor_pairs=3),
+    "sinkhorn": Metric(lambda target, a, b: sinkhorn(a, b), floor_pairs=5),
+    "w2": Metric(lambda target, a, b: w2(a, b), floor_pairs=5),
     "mmd": Metric(lambda target, a, b: mmd(a, b), floor_pairs=5),
 }
 
