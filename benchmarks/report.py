@@ -25,18 +25,28 @@ def _key(name: str) -> Callable[[Line], float | None]:
     return lambda line: line.get(name)
 
 
+def _distance(name: str, heading: str) -> tuple[Column, ...]:
+    """Raw, resampled, floor."""
+    return (
+        Column(f"{heading} raw", _key(name)),
+        Column("resampled", _key(f"{name}_resampled")),
+        Column("floor", _key(f"{name}_floor")),
+    )
+
+
 COLUMNS = (
     Column("ESS", _key("ess")),
     Column("ceiling", _key("ess_ceiling")),
     Column("forward ESS", _key("forward_ess")),
     Column("log Z error", _key("log_z_error"), "{:+.4f}"),
     Column("its stderr", _key("log_z_stderr"), "{:.4f}"),
-    Column("mode TV raw", _key("mode_total_variation")),
-    Column("resampled", _key("mode_total_variation_resampled")),
-    Column("floor", _key("mode_total_variation_floor")),
-    Column("energy W2 raw", _key("energy_w2")),
-    Column("resampled", _key("energy_w2_resampled")),
-    Column("floor", _key("energy_w2_floor")),
+    *_distance("mode_total_variation", "mode TV"),
+    *_distance("energy_w2", "energy W2"),
+    *_distance("pair_distance_w2", "pair W2"),
+    *_distance("geometric_w2", "geometric W2"),
+    *_distance("sinkhorn", "Sinkhorn"),
+    *_distance("w2", "W2"),
+    *_distance("mmd", "MMD"),
     Column("energy calls", _key("energy_evaluations"), "{:,.0f}"),
     Column("gradient calls", _key("gradient_evaluations"), "{:,.0f}"),
     Column("compile s", _key("compile_seconds"), "{:.0f}"),

@@ -28,6 +28,9 @@ NAMES = """
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
     mode_entropy mode_total_variation mode_total_variation_resampled mode_total_variation_floor
     energy_w2 energy_w2_resampled energy_w2_floor
+    pair_distance_w2 pair_distance_w2_resampled pair_distance_w2_floor
+    geometric_w2 geometric_w2_resampled geometric_w2_floor
+    sinkhorn sinkhorn_resampled sinkhorn_floor w2 w2_resampled w2_floor mmd mmd_resampled mmd_floor
     pilot_seconds compile_seconds train_seconds sample_seconds energy_evaluations gradient_evaluations
     nonfinite_updates peak_memory_mb device revision versions arguments
 """
