@@ -17,7 +17,7 @@ from tiltjax.types import Key
 
 
 class Method(NamedTuple):
-    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; arguments(budget) of it, and its defaults for the record."""
+    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record."""
 
     run: Callable[..., Outcome]
     arguments: Callable[[Budget], dict[str, Any]]

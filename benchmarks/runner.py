@@ -33,6 +33,7 @@ NAMES = """
     nonfinite_updates peak_memory_mb diagnostics device revision versions arguments
 """
 KEYS = tuple(NAMES.split())
+A_BATCH = 2048  # of draws, to compile the program of all
 
 
 class Job(NamedTuple):
@@ -70,6 +71,7 @@ def trial(job: Job, *, console: Console | None = None) -> Trial:
     with console.status("drawing, and comparing with exact draws"):
         draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
     line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics, "peak_memory_mb": peak_memory_mb()}
+    line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
     return Trial(outcome.sampler, draws, resampled, line)
 
 
@@ -112,12 +114,15 @@ def judge(
     key_draw, key_resample, key_reference, key_back, key_exact, key_metrics = jax.random.split(key, 6)
     target, sampler = case.target(), outcome.sampler
     began = time.perf_counter()
+    jax.block_until_ready(outcome.draw(key_draw, min(n, A_BATCH)))
+    compiled = time.perf_counter()
     draws = jax.block_until_ready(outcome.draw(key_draw, n))
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - compiled
     resampled = draws.x[tj.weights.resample(key_resample, draws.log_weight, draws.log_weight.size)]
     log_z = outcome.log_z if sampler is None else tj.diagnostics.log_z(draws.log_weight)
     figures: dict[str, float | None] = {
         "num_draws": draws.log_weight.size,
+        "compile_seconds": compiled - began,
         "sample_seconds": seconds,
         **metrics.distances(target, draws, resampled, key_metrics, floor_pairs),
     }
@@ -195,7 +200,7 @@ def read(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def identity(line: dict[str, Any]) -> str:
-    """What tells a line from others, whatever the revision. Equal seconds are measured: that they were asked for counts alone."""
+    """What tells a line from others, whatever the revision. Equal seconds are measured: that they were asked for counts."""
     arguments = {name: value for name, value in line["arguments"].items() if name != "seconds"}
     names = ("case", "method", "seed", "budget", "tuned", "matched")
     return json.dumps([*(line.get(name) for name in names), arguments], sort_keys=True)
