@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.picture import GREY, STYLE
 from benchmarks.report import EQUAL_SECONDS, Line, grouped
@@ -98,6 +99,10 @@ def figure(
         ax.set_xlabel(title, fontsize=8.5)
     for ax in axes[: len(panels)]:
         ax.tick_params(which="both", labelsize=8)
+        for axis, form in ((ax.xaxis, EngFormatter(sep="")), (ax.yaxis, FuncFormatter(lambda value, _: f"{value:g}"))):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(form)
+            axis.set_minor_formatter(NullFormatter())
     out.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
     return out
 

@@ -3,6 +3,7 @@
 Sources: Hoffman & Gelman (2014), arXiv 1111.4246; Betancourt (2017), arXiv 1701.02434.
 """
 
+import math
 from typing import Any
 
 import blackjax
@@ -74,7 +75,7 @@ def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chain
     found = {
         "transitions": num_kept * stride,
         "divergent": int(jnp.sum(divergent)),
-        "r_hat": float(jnp.max(blackjax.diagnostics.potential_scale_reduction(draws))),
+        "r_hat": float(jnp.max(blackjax.diagnostics.potential_scale_reduction(draws))) if chains > 1 else math.nan,
     }
     x = jax.jit(jax.vmap(begun.decode))(draws.swapaxes(0, 1).reshape(-1, begun.dim))
     return Outcome(kept(tj.Samples(x, jnp.zeros(len(x), x.dtype))), costs, diagnostics=found)
