@@ -14,7 +14,6 @@
 import os
 import time
 
-import arviz_base
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -125,18 +124,11 @@ for name, truth, value, stderr, other in rows:
 # %% [markdown]
 # ## To ArviZ
 #
-# ArviZ expects draws of equal weight: resample first. The log evidence goes along as an attribute.
+# ArviZ expects draws of equal weight: `to_arviz` resamples. The log evidence goes along as an attribute.
 
 # %%
-index = tj.weights.resample(jax.random.key(3), draws.log_weight, len(draws.x))
-data = arviz_base.from_dict(
-    {
-        "posterior": {name: np.asarray(value)[index][None] for name, value in sites.items()},
-        "observed_data": {"obs": np.asarray(effects)},
-    },
-    dims={"theta": ["school"], "z": ["school"], "obs": ["school"]},
-    attrs={"posterior": {"log_evidence": float(log_z.value), "effective_sample_size": ess}},
-)
+names = {"theta": ["school"], "z": ["school"]}
+data = tj.integrations.to_arviz(jax.random.key(3), draws, posterior, dims=names)
 assert data["posterior"]["theta"].dims == ("chain", "draw", "school")
 for name, values in data["posterior"].data_vars.items():
     print(f"{name:6} {dict(values.sizes)}")

@@ -10,6 +10,7 @@ import optax
 import pytest
 from support import gaussian, small, z_scores
 
+import tiltjax as tj
 from tiltjax import diagnostics, exact, losses, networks, paths, problems, run, sampling, sde, targets, train, weights
 from tiltjax.losses import collect, score_matching
 from tiltjax.losses.adjoint_matching import labelled
@@ -279,6 +280,30 @@ def test_contract_and_short_training(name, base, annealed):
     assert abs(float(log_z.value) - 1.3) < 5 * float(log_z.stderr) + bias
     elbo = diagnostics.elbo(after.log_weight)
     assert 1.3 - 0.3 < float(elbo.value) < 1.3 + 5 * float(elbo.stderr) + bias
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_every_loss_traces_the_density_once(name):
+    """Built, trained and drawn from: Python runs the density at most once for each of the problem's checks and the work."""
+    calls = []
+
+    def log_density(x):
+        calls.append(x)
+        return -0.5 * jnp.sum(jnp.square(x - 0.5))
+
+    process = gaussian("linear", (2,), SCALE)
+    problem = problems.sampling(tj.Target(log_density, (2,)), process, resolution=0.3)
+    times = paths.uniform(4)
+    if name in NON_EQUILIBRIUM:
+        problem = problems.annealed(problem, noise=0.7)
+    build = networks.potential if name == "action_matching" else networks.drift if name == "nets" else networks.mlp
+    network = build(problem, width=4, depth=1)
+    objective = make(name, problem, network, times)
+    replay = objective.replay._replace(num_particles=8, capacity=16 if objective.replay.capacity else 0, gradient_steps=2)
+    trainer = train.trainer(objective, network, optax.sgd(1e-3), replay=replay._replace(batch_size=8))
+    done = run.run(trainer, jax.random.key(0), 4, chunk=2, progress=False)
+    sampling.sampler(problem, network, done.state.average.control, lambda n: times).sample(jax.random.key(1), 10, num_steps=4)
+    assert len(calls) == 1
 
 
 def test_the_learned_mixture_finds_the_targets_own_scale():

@@ -50,7 +50,7 @@ ROOMS = [
 
 APART = {"losses/bridge.py"}  # two objectives that need one another: `losses.bridge`
 
-HEAVY = {"arviz", "arviz_base", "diffusers", "distrax", "numpyro", "orbax", "tensorflow_probability", "torch"}
+HEAVY = {"arviz", "arviz_base", "diffusers", "distrax", "numpyro", "orbax", "sklearn", "tensorflow_probability", "torch"}
 NEVER = {"matplotlib", "pandas", "scipy"}  # the benchmarks may use them, the library does not
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

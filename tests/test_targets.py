@@ -18,15 +18,23 @@ N = 10_000
 COVARIANCE = np.array([[2.0, 0.6, 0.0], [0.6, 1.0, -0.3], [0.0, -0.3, 0.5]])
 
 CASES = {name: getattr(targets, name) for name in targets.__all__} | {
+    "log_gaussian_cox": lambda: targets.log_gaussian_cox([[1, 0, 4], [0, 2, 0], [7, 0, 30]]),
+    "log_gaussian_cox_whitened": lambda: targets.log_gaussian_cox([[3, 40], [0, 9]], whitened=True),
+    "logistic_regression": lambda: targets.logistic_regression([[1.0, 0.5], [-2.0, 0.1], [0.3, -4.0]], [1, 0, 1], 2.0),
     "gaussian_covariance": lambda: targets.gaussian([1.0, -2.0, 0.5], covariance=COVARIANCE),
     "gmm_uneven": lambda: targets.gmm([[-4.0], [0.0], [5.0]], [0.5, 1.0, 0.25], [0.2, 0.5, 0.3]),
+    "student_mixture_uneven": lambda: targets.student_mixture([[-40.0, 0.0], [0.0, 30.0]], 3.5, [0.3, 0.7]),
+    "eight_schools_noncentred": lambda: targets.eight_schools(centred=False),
     "many_well6": lambda: targets.many_well(6),
     "delta_many_well_32modes": lambda: targets.delta_many_well(50),
 }
 
 
 class Evaluated(NamedTuple):
-    """A target with N exact draws, and its density and gradient at them and at points far away."""
+    """A target with draws, and its density and gradient at them and at points far away.
+
+    N exact draws, or a few standard normal ones where the target has no sampler.
+    """
 
     target: Target
     x: np.ndarray
@@ -35,10 +43,15 @@ class Evaluated(NamedTuple):
     modes: np.ndarray | None
 
 
-def far_points(size: int) -> np.ndarray:
+def far_points(shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape)
     constant = [np.full(size, r) for r in (0.0, 1.0, -1.0, 30.0, -30.0, 1e3, -1e3)]
     alternating = [r * (-1.0) ** np.arange(size) for r in (30.0, 1e3, -1e3)]
-    return np.stack(constant + alternating)
+    return np.stack(constant + alternating).reshape(-1, *shape)
+
+
+def draws(target: Target, key: jax.Array, n: int) -> jax.Array:
+    return jax.random.normal(key, (n, *target.shape)) if target.sample is None else target.sample(key, n)
 
 
 @functools.cache
@@ -48,8 +61,8 @@ def evaluate(name: str) -> Evaluated:
     # one compilation a target: that is where the time goes
     @jax.jit
     def run(key):
-        x = target.sample(key, N)
-        points = jnp.concatenate([x, jnp.asarray(far_points(target.shape[0]), x.dtype)])
+        x = draws(target, key, 20 if target.sample is None else N)
+        points = jnp.concatenate([x, jnp.asarray(far_points(target.shape), x.dtype)])
         values, gradients = jax.vmap(jax.value_and_grad(target.log_density))(points)
         return x, values, gradients, None if target.mode is None else jax.vmap(target.mode)(x)
 
@@ -71,15 +84,17 @@ def z_scores(values: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
 # ---------------------------------------------------------------------------------------- the contract
 
 
-def test_every_target_is_a_case_without_arguments():
+def test_every_target_is_a_case():
     for name in targets.__all__:
-        target = getattr(targets, name)()
-        assert isinstance(target, Target) and isinstance(target.log_z, float)
+        target = CASES[name]()
+        assert isinstance(target, Target) and (target.log_z is None or isinstance(target.log_z, float))
+        assert target.sample is None or target.log_z is not None
+        assert (target.mode is None) == (target.mode_weights is None)
 
 
 def test_shapes_and_dtypes(evaluated: Evaluated):
     target, x, values, gradients, _ = evaluated
-    assert len(target.shape) == 1 and x.shape == (N, *target.shape)
+    assert x.shape[1:] == target.shape
     assert x.dtype == values.dtype == gradients.dtype == np.float64
     for point in (jnp.asarray(x[0], jnp.float32), jnp.zeros(target.shape, jnp.int32)):
         value = jax.eval_shape(target.log_density, point)
@@ -94,6 +109,8 @@ def test_finite_far_away(evaluated: Evaluated):
 
 def test_sample_has_the_score_of_the_density(evaluated: Evaluated):
     """E[grad log p] = 0 and E[x_i d_i log p] = -1: together they see a shift or a scale of any coordinate."""
+    if evaluated.target.sample is None:
+        return
     score = evaluated.gradients[:N]
     assert z_scores(score, 0.0).max() < 5
     assert z_scores(evaluated.x * score, -1.0).max() < 5
@@ -101,8 +118,7 @@ def test_sample_has_the_score_of_the_density(evaluated: Evaluated):
 
 def test_modes_have_their_weights(evaluated: Evaluated):
     target, modes = evaluated.target, evaluated.modes
-    if target.mode is None:
-        assert target.mode_weights is None
+    if target.mode is None or target.sample is None:
         return
     assert modes.dtype == np.int32 and modes.shape == (N,)
     expected = np.asarray(target.mode_weights)
@@ -133,15 +149,15 @@ def test_sample_is_a_function_of_its_key():
 @pytest.mark.parametrize("name", targets.__all__)
 def test_float32_session(name: str):
     target = CASES[name]()
-    draws = jax.eval_shape(lambda key: target.sample(key, 3), jax.random.key(0))
-    assert draws.dtype == jnp.float32 and draws.shape == (3, *target.shape)
-    points = jnp.asarray(far_points(target.shape[0]), jnp.float32)
+    x = jax.eval_shape(lambda key: draws(target, key, 3), jax.random.key(0))
+    assert x.dtype == jnp.float32 and x.shape == (3, *target.shape)
+    points = jnp.asarray(far_points(target.shape), jnp.float32)
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(target.log_density)))(points)
     assert values.dtype == gradients.dtype == jnp.float32
     with jax.enable_x64(True):
         expected = evaluate(name)
-    np.testing.assert_allclose(values, expected.values[N:], rtol=1e-5)
-    np.testing.assert_allclose(gradients, expected.gradients[N:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(values, expected.values[len(expected.x) :], rtol=1e-5)
+    np.testing.assert_allclose(gradients, expected.gradients[len(expected.x) :], rtol=1e-4, atol=1e-4)
     assert target.mode_weights is None or target.mode_weights.dtype == jnp.float32
 
 
@@ -223,6 +239,14 @@ def test_well_samples_have_the_exact_cdf(x64: bool):
         assert np.abs(x).max() < 3.5  # float32's zero must not reach the end of the table
 
 
+@pytest.mark.parametrize("degrees", [0.7, 2.0, 30.0])
+def test_student_samples_have_the_exact_cdf(degrees: float):
+    x = np.asarray(targets.student_mixture([[1.0, -2.0]], degrees).sample(jax.random.key(7), N)) - np.array([1.0, -2.0])
+    assert stats.kstest(x[:, 0], stats.t(degrees).cdf).pvalue > 1e-6
+    assert stats.kstest(x[:, 1], stats.t(degrees).cdf).pvalue > 1e-6
+    assert stats.kendalltau(np.abs(x[:, 0]), np.abs(x[:, 1])).pvalue > 1e-6  # coordinates share no chi-square
+
+
 def test_right_wells():
     expected = integrate.quad(lambda a: math.exp(-(a**4) + 6 * a**2 + 0.5 * a - 9), -0.0416908, 5)[0]
     total = integrate.quad(lambda a: math.exp(-(a**4) + 6 * a**2 + 0.5 * a - 9), -5, 5)[0]
@@ -249,8 +273,8 @@ def test_mode_numbers():
 def test_gmm40_be_means(dim: int, partitionable: bool):
     """At a mean that no other is near to, the density is the peak of one component."""
     with jax.threefry_partitionable(partitionable):
-        draws = jax.random.uniform(jax.random.PRNGKey(0), (40, dim), jnp.float32, -1.0, 1.0)
-    means = 40.0 * np.asarray(draws, np.float64)
+        uniform = jax.random.uniform(jax.random.PRNGKey(0), (40, dim), jnp.float32, -1.0, 1.0)
+    means = 40.0 * np.asarray(uniform, np.float64)
     target = targets.gmm40_be(dim, threefry_partitionable=partitionable)
     distances = np.linalg.norm(means[:, None, :] - means[None, :, :], axis=2) + 99 * np.eye(40)
     alone = distances.min(1) > 7
@@ -267,6 +291,20 @@ def test_gmm40_means():
     # alone among its neighbours, so that its peak is that of one component of scale softplus(1)
     expected = -math.log(40) - math.log(2 * math.pi * math.log1p(math.e) ** 2)
     assert float(target.log_density(known[1])) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("partitionable", [False, True])
+@pytest.mark.parametrize("dim", [2, 50])
+def test_mos_means(dim: int, partitionable: bool):
+    """The density is a mixture of products of t distributions around the published draws."""
+    with jax.threefry_partitionable(partitionable):
+        means = np.asarray(jax.random.uniform(jax.random.PRNGKey(0), (10, dim), jnp.float32, -10, 10), np.float64)
+    target = targets.mos(dim, threefry_partitionable=partitionable)
+    x = np.concatenate([means, np.random.default_rng(0).uniform(-12, 12, (5, dim))])
+    expected = special.logsumexp(stats.t(2).logpdf(x[:, None, :] - means).sum(2), axis=1) - math.log(10)
+    values, modes = jax.jit(jax.vmap(lambda x: (target.log_density(x), target.mode(x))))(x)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)  # the last bit of a float32 mean depends on the compiler
+    np.testing.assert_array_equal(modes[:10], np.arange(10))
 
 
 # -------------------------------------------------------------------------------------- bad arguments
@@ -290,6 +328,10 @@ def test_gmm40_means():
         (lambda: targets.gmm([[0.0], [1.0]], weights=[1.0, 0.0]), "leave empty components out"),
         (lambda: targets.gmm([[0.0], [1.0]], weights=[1.0]), "got weights of shape"),
         (lambda: targets.gmm40_be(3), "got dim=3, expected 2 or 50"),
+        (lambda: targets.mos(3), "got dim=3, expected 2 or 50"),
+        (lambda: targets.student_mixture([0.0, 1.0]), "one row a component"),
+        (lambda: targets.student_mixture(degrees=0.0), "got degrees=0.0"),
+        (lambda: targets.student_mixture(weights=[0.5, 0.6]), "sum to 1.1"),
         (lambda: targets.funnel(1), "got dim=1"),
         (lambda: targets.funnel(10, 0.0), "got scale=0.0"),
         (lambda: targets.many_well(31), "pass dim=32"),

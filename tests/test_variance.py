@@ -243,6 +243,23 @@ def test_bounds_hold_for_a_base_of_two_widths():
     assert (found.norm >= own.min(-1)[None] * found.norm[:, -1:] - 1e-14).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bounds_hold_for_a_log_concave_base_that_is_not_gaussian(family):
+    """N(+-a, v I) in equal parts, a^2 < v: its least curvature, halfway, is m = (1 - a^2 / v) / v. Units of 1 / sqrt(m)."""
+    a, v = 0.6, 0.5
+    m = (1 - a**2 / v) / v
+    process = gaussian(family, (2,), m**-0.5)
+    base = exact.mixture_base(process, exact.Mixture(jnp.asarray([[a, 0.0], [-a, 0.0]]), v, jnp.asarray([0.5, 0.5])))
+    problem, times = problems.tilt(base, lambda x: jnp.sum(jnp.sin(x)) + x[0] * x[1]), paths.power(12)
+    found = jax.jit(lambda key: diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, key, 200))(jax.random.key(0))
+    bound = jax.vmap(lambda t: diagnostics.log_concave_bound(process.path, m, t))(times)[None] * found.norm[:, -1:]
+    assert (found.norm <= bound * (1 + 1e-12) + 1e-14).all() and (found.bound <= bound * (1 + 1e-12) + 1e-14).all()
+    middle = slice(1, -1)
+    assert (found.norm[:, middle] < 0.9 * bound[:, middle]).mean() > 0.25  # for a Gaussian base: nowhere
+    sharper = jax.vmap(lambda t: diagnostics.log_concave_bound(process.path, 1.2 / v, t))(times)[None] * found.norm[:, -1:]
+    assert (found.norm[:, middle] > sharper[:, middle]).any()  # a base that concave it is not
+
+
 def test_the_discrete_bound_holds_for_a_base_of_two_wells():
     """Euler steps of a mixture, where grad b has eigenvalues of both signs; the bound of a log-concave base fails there."""
     path, wells = paths.trigonometric(), jnp.asarray([[1.5, 0.0], [-1.5, 0.5]])

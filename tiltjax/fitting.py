@@ -28,7 +28,7 @@ def fit(
     network: Callable[[Problem], Network] | Network | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_updates: int = 20_000,
-    learning_rate: float = 4e-3,
+    learning_rate: float | None = None,
     num_steps: int = 60,
     grid: Callable[[int], Array] | None = None,
     sampling_steps: int = 200,
@@ -49,7 +49,7 @@ def fit(
 
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
     network: a constructor `problem -> Network`, or a Network (default `default_network`). optimizer: optax (default Adam,
-    learning rate cosine to 0).
+    cosine from learning_rate to 0; default the loss's own).
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
     sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
     every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
@@ -73,6 +73,7 @@ def fit(
     times_of = grid or default_grid(problem)
     objective = loss(problem, net, times_of(num_steps))
     replay = objective.replay if replay is None else replay
+    learning_rate = objective.learning_rate if learning_rate is None else learning_rate
     schedule = optax.cosine_decay_schedule(learning_rate, num_updates)
     trainer = train.trainer(
         objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
@@ -263,11 +264,11 @@ def _check_key(key: Any) -> None:
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
 
 
-def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float) -> None:
+def _check(key: Any, num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float | None) -> None:
     _check_key(key)
     for name, value in (("num_updates", num_updates), ("num_steps", num_steps), ("sampling_steps", sampling_steps)):
         sampling.positive_int(name, value)
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+    if learning_rate is not None and not (learning_rate > 0 and math.isfinite(learning_rate)):
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
 
 

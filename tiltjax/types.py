@@ -189,6 +189,7 @@ class Objective(NamedTuple):
     `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
     `regression` is what `loss` is made of when it regresses the control on labels; None when it does not.
+    `learning_rate` is the largest that `fit` starts from unless told otherwise.
     """
 
     init: Callable[[], Params]
@@ -199,6 +200,7 @@ class Objective(NamedTuple):
     gradient_evaluations: int = 1
     weighted: bool = True  # a batch's log_weight is that of its paths
     regression: Regression | None = None
+    learning_rate: float = 4e-3
 
 
 class Trainer(NamedTuple):

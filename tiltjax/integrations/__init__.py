@@ -1,6 +1,7 @@
-"""Other libraries' models and distributions as targets. A library is imported when its function is called."""
+"""Other libraries' models as targets, and draws for them. A library is imported when its function is called."""
 
+from .arviz import to_arviz
 from .distributions import from_distribution
 from .numpyro import from_numpyro
 
-__all__ = ["from_distribution", "from_numpyro"]
+__all__ = ["from_distribution", "from_numpyro", "to_arviz"]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import sde
-from tiltjax.losses.collect import clip_slope, labelled_paths, needs_memoryless, nothing
+from tiltjax.losses.collect import ON_POLICY_RATE, clip_slope, labelled_paths, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
 
@@ -68,7 +68,7 @@ def adjoint_matching(
     def loss(params: Learned, key: Key, data: Labelled) -> Array:
         return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.x.shape[0]), data))
 
-    return Objective(nothing, collect, loss, replay, regression=Regression(target, term))
+    return Objective(nothing, collect, loss, replay, regression=Regression(target, term), learning_rate=ON_POLICY_RATE)
 
 
 def labelled(problem: Problem, path: Path, clip: float) -> tuple[Labelled, Array]:

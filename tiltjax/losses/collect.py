@@ -11,6 +11,9 @@ from jax import Array
 from tiltjax import dynamics, paths, sde
 from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
 
+# of losses whose labels grad r(X_1) answer to the control that drew them: larger ones end in oscillations on stiff targets
+ON_POLICY_RATE = 3e-4
+
 
 class EndPoints(NamedTuple):
     """X_1 (n, *shape) and grad r(X_1) + g_base(1, X_1), clipped."""

@@ -25,10 +25,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import processes, weights
-from tiltjax.losses.collect import EndPoints, draw_level, end_points, needs_memoryless, nothing
+from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
+ON_POLICY = Replay(num_particles=200, capacity=2000, gradient_steps=10, batch_size=512)
 CLIP = 10.0
 
 
@@ -121,15 +122,17 @@ def adjoint_sampling(
     network: Network,
     times: Array,
     *,
-    replay: Replay = REPLAY._replace(weighting=None),
+    replay: Replay = ON_POLICY,
     clip: float = CLIP,
 ) -> Objective:
     """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted buffer of its own samples.
 
     On a Gaussian base the regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient
-    steps an energy evaluation. When not to use it: separated modes (nothing holds on to a mode that the control forgets).
+    steps an energy evaluation. A control that is off by e makes labels that are off by -e R / q within a mode of variance q, so
+    solving the regression before collecting anew overshoots: hence a short buffer and a small learning rate.
+    When not to use it: separated modes (nothing holds on to a mode that the control forgets).
     """
-    return novel_score_matching(problem, network, times, replay=replay, clip=clip)
+    return novel_score_matching(problem, network, times, replay=replay, clip=clip)._replace(learning_rate=ON_POLICY_RATE)
 
 
 def minimum_variance(

@@ -16,6 +16,11 @@ def particle(x: ArrayLike, shape: tuple[int, ...]) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(default_float())
 
 
+def exp_then_tangent(x: Array, far: float = 30.0) -> Array:
+    """exp(x), which beyond `far` goes on as its tangent: a rate that no data allow, but finite in float32."""
+    return jnp.exp(jnp.minimum(x, far)) * (1 + jnp.maximum(x - far, 0))
+
+
 def default_float() -> DTypeLike:
     """float64 where x64 is enabled, float32 elsewhere: the dtype of samples, which follow no input."""
     return jnp.result_type(float)

@@ -9,6 +9,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ..types import Key, Target
+from ._mixture import check_means, check_weights, logsumexp
 from ._particle import default_float, particle
 
 
@@ -24,12 +25,10 @@ def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, we
     Raises ValueError for shapes that disagree, scales or weights that are not positive, weights that do not
     sum to 1. Parameters are constants. Not for full covariances: write a density of your own.
     """
-    means_ = np.asarray(means, np.float64)
-    if means_.ndim != 2 or means_.size == 0 or not np.isfinite(means_).all():
-        raise ValueError(f"got means of shape {means_.shape}, expected finite (K, d): one row a component")
+    means_ = check_means(means)
     num_modes, d = means_.shape
     scale_ = _scales(scale, num_modes, d)
-    weights_ = _weights(weights, num_modes)
+    weights_ = check_weights(weights, num_modes)
     log_weights = np.log(weights_)
     constant = log_weights - np.log(scale_).sum(1) - 0.5 * d * math.log(2 * math.pi)
 
@@ -40,7 +39,7 @@ def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, we
         return jnp.asarray(constant, x.dtype) - 0.5 * jnp.sum(z**2, 0)
 
     def log_density(x: Array) -> Array:
-        return _logsumexp(log_joint(x))
+        return logsumexp(log_joint(x))
 
     def mode(x: Array) -> Array:
         return jnp.argmax(log_joint(x)).astype(jnp.int32)
@@ -55,13 +54,6 @@ def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, we
     return Target(log_density, (d,), 0.0, sample, mode, jnp.asarray(weights_, default_float()))
 
 
-def _logsumexp(a: Array) -> Array:
-    """log sum exp(a). Without the signs and weights of jax.nn.logsumexp, its second derivatives take a quarter of the time."""
-    # the bound keeps -inf - (-inf) away when every entry is -inf
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(a), jnp.finfo(a.dtype).min))
-    return top + jnp.log(jnp.sum(jnp.exp(a - top)))
-
-
 def _scales(scale: ArrayLike, num_modes: int, d: int) -> np.ndarray:
     array = np.asarray(scale, np.float64)
     if array.shape not in ((), (num_modes,), (num_modes, d)):
@@ -72,16 +64,3 @@ def _scales(scale: ArrayLike, num_modes: int, d: int) -> np.ndarray:
     if not (np.isfinite(array).all() and (array > 0).all()):
         raise ValueError(f"got scale with minimum {array.min()}, expected positive standard deviations: pass scale > 0")
     return np.broadcast_to(array[:, None] if array.ndim == 1 else array, (num_modes, d))
-
-
-def _weights(weights: ArrayLike | None, num_modes: int) -> np.ndarray:
-    if weights is None:
-        return np.full(num_modes, 1.0 / num_modes)
-    array = np.asarray(weights, np.float64)
-    if array.shape != (num_modes,):
-        raise ValueError(f"got weights of shape {array.shape}, expected ({num_modes},): one for each row of means")
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"got weights with minimum {array.min()}, expected positive ones: leave empty components out")
-    if abs(array.sum() - 1.0) > 1e-5:
-        raise ValueError(f"got weights that sum to {array.sum():.6g}, expected 1: pass weights / weights.sum()")
-    return array / array.sum()
