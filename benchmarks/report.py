@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import runner
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, PUBLISHED
 
 EQUAL_SECONDS = "equal seconds"
 Line = dict[str, Any]
@@ -106,17 +106,17 @@ def cell(column: Column, lines: Sequence[Line]) -> str:
 
 def beside_published(case: str, lines: Sequence[Line]) -> Rows:
     """Each published figure beside ours, raw and resampled, and the floor; empty where nothing is published."""
-    published = CASES[case].published if case in CASES else ()
+    published = CASES[case].published if case in CASES else PUBLISHED.get(case, ())
     rows: Rows = []
     for metric in dict.fromkeys(figure.metric for figure in published):
         ours: Rows = []
         for (name, budget), group in grouped(lines).items():
-            columns = (Column("", _magnitude(metric + suffix), "{:.3g}") for suffix in ("", "_resampled", "_floor"))
+            columns = (Column("", _magnitude(metric + suffix), "{:.4g}") for suffix in ("", "_resampled", "_floor"))
             cells = [cell(column, group) for column in columns]
             ours += [[_readable(metric), f"{name} ({budget})", *cells]] if cells != ["-"] * 3 else []
         rows += ours or [[_readable(metric), "ours: none yet", "-", "-", "-"]]
         theirs = [figure for figure in published if figure.metric == metric]
-        rows += [[_readable(metric), f"published: {f.source} ({f.mark})", f"{f.value:.3g}", "", ""] for f in theirs]
+        rows += [[_readable(metric), f"published: {f.source} ({f.mark})", f"{f.value:.4g}", "", ""] for f in theirs]
     return [["figure", "whose", "raw", "resampled", "floor"], *rows] if rows else []
 
 
@@ -139,9 +139,10 @@ def failures(lines: Sequence[Line]) -> list[str]:
 
 
 def markdown_table(rows: Rows) -> str:
-    """The first column is text, as are all before the first number."""
+    """Numbers to the right; a bar within a cell is escaped."""
     rule = ["---", *("---:" for _ in rows[0][1:])]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
+    escaped = [[text.replace("|", r"\|") for text in row] for row in [rows[0], rule, *rows[1:]]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in escaped)
 
 
 def markdown(cases: dict[str, list[Line]], pictures: Sequence[Path], notes: str) -> str:

@@ -226,7 +226,9 @@ def test_columns_that_apply_to_no_line_are_left_out():
 
 def test_figures_that_are_published_are_compared_by_size():
     lines = [figures(Job("wells32_d50", "default", 0, "smoke"), log_z_error=-0.25)]
-    assert report.beside_published("wells32_d50", lines)[1] == ["|log Z error|", "default (smoke)", "0.25", "-", "-"]
+    rows = report.beside_published("wells32_d50", lines)
+    assert rows[1] == ["|log Z error|", "default (smoke)", "0.25", "-", "-"]
+    assert report.markdown_table(rows).splitlines()[2] == r"| \|log Z error\| | default (smoke) | 0.25 | - | - |"
 
 
 def test_a_report_of_nothing_says_what_to_run(tmp_path):
