@@ -1,11 +1,12 @@
-"""`python -m benchmarks demo | run | sweep | report | speed | ceiling | coverage | classical | reference`."""
+"""`python -m benchmarks demo | run | sweep | report | tables | reference | speed | ceiling | coverage | classical`."""
 
 import argparse
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.cases import BUDGETS, CASES, COVERAGE, METHODS, SUITES
+from benchmarks.cases import BUDGETS, CASES, COVERAGE, SUITES
+from benchmarks.methods import METHODS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,14 +22,24 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("method", metavar="METHOD", help=", ".join(METHODS))
     run.add_argument("--budget", choices=BUDGETS, default="small")
     run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    amount = run.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--evaluations", type=int, help="of a classical method (default: what the default spends at this budget)"
+    )
+    amount.add_argument("--seconds", type=float, help="of a classical method, compilation and pilot apart")
     run.add_argument("--out", type=Path, default=Path("results"))
+    run.add_argument("--workers", type=int, default=1, help="processes at once, which share the cores evenly")
 
     sweep = commands.add_parser("sweep", help="a suite of cases and methods, then its report")
     sweep.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
+    sweep.add_argument("--seeds", type=int, nargs="+", default=None, help="instead of the suite's own")
     sweep.add_argument("--out", type=Path, default=Path("results"))
+    sweep.add_argument("--workers", type=int, default=1, help="processes at once, which share the cores evenly")
 
-    report = commands.add_parser("report", help="the table of a directory of results, as markdown")
+    report = commands.add_parser("report", help="tables and plots of a directory of results: report.md, report.html")
     report.add_argument("directory", type=Path, metavar="DIR")
+
+    commands.add_parser("tables", help="writes the tables of docs/results.md from benchmarks/results")
 
     speed = commands.add_parser("speed", help="timings against bare lax.scan, as JSON")
     speed.add_argument("--out", type=Path, default=None)
@@ -76,22 +87,28 @@ def main(arguments: list[str] | None = None) -> None:
 
         reference.command(options.case, CASES[options.case].target(), options.seed, options.draws, options.out, console)
     elif options.command == "run":
-        from benchmarks import runner
+        from benchmarks import sweep
 
-        runner.run(options.case, options.method, options.budget, options.seeds, options.out, console)
+        asked = {name: getattr(options, name) for name in ("evaluations", "seconds")}
+        extra = {name: value for name, value in asked.items() if value is not None}
+        todo = sweep.jobs(options.case, options.method, options.budget, options.seeds, extra)
+        sweep.run(todo, options.out, console, options.workers)
     elif options.command == "sweep":
-        from benchmarks import runner
+        from benchmarks import sweep
         from benchmarks.report import write
 
-        suite = SUITES[options.suite]
-        for case in suite.cases:
-            for method in suite.methods:
-                runner.run(case, method, suite.budget, list(suite.seeds), options.out, console)
+        of = SUITES[options.suite]
+        of = of if options.seeds is None else of._replace(seeds=tuple(options.seeds))
+        sweep.suite(of, options.out, console, options.workers)
         write(options.out, console)
     elif options.command == "report":
         from benchmarks.report import write
 
         write(options.directory, console)
+    elif options.command == "tables":
+        from benchmarks.tables import write_page
+
+        write_page(console)
     elif options.command == "speed":
         from benchmarks.speed import speed
 

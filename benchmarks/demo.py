@@ -17,7 +17,7 @@ def demo(budget: str, out: Path, console: Console, **extra: Any) -> dict[str, An
     console.print(
         "[bold]tiltjax[/]: 40 Gaussian modes in the plane, from their unnormalized density alone (GMM-40, FAB's form)"
     )
-    trial = runner.trial("gmm40", "default", 0, budget, console=console, **extra)
+    trial = runner.trial(runner.Job("gmm40", "default", 0, budget, extra=extra), console=console)
     with console.status("drawing the picture"):
         picture.save(out / "demo.png", trial)
     line = {**trial.line, "peak_memory_mb": runner.peak_memory_mb()}

@@ -69,8 +69,8 @@ def draws(ax: Axes, trial: Trial) -> None:
 
 def training(axes: Sequence[Axes], trial: Trial) -> None:
     """Loss, log Z and ESS of the particles collected in each round, against updates."""
+    assert trial.sampler is not None and trial.sampler.report.history is not None
     history, line = trial.sampler.report.history, trial.line
-    assert history is not None
     loss = np.asarray(history.loss)
     updates = np.arange(1, len(loss) + 1) * (line["arguments"]["num_updates"] / len(loss))
     curves = ((loss, "loss", BLUE), (np.asarray(history.log_z), "log Z", GREEN), (np.asarray(history.ess), "ESS", ORANGE))

@@ -1,6 +1,5 @@
 """One case, one method, one seed -> one line of results with all that is needed to run it again."""
 
-import inspect
 import json
 import platform
 import resource
@@ -19,79 +18,128 @@ from rich.console import Console
 
 import tiltjax as tj
 from benchmarks import metrics
-from benchmarks.cases import BUDGETS, CASES, METHODS, Case, Components, fit_arguments
+from benchmarks.cases import BUDGETS, CASES, Case, Components, overrides
+from benchmarks.methods import METHODS
+from benchmarks.outcome import Outcome
 from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
 NAMES = """
-    case method seed budget num_draws num_steps
+    case method seed budget tuned matched error num_draws num_steps
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
     mode_entropy mode_total_variation mode_total_variation_resampled mode_total_variation_floor
     energy_w2 energy_w2_resampled energy_w2_floor
     pair_distance_w2 pair_distance_w2_resampled pair_distance_w2_floor
     geometric_w2 geometric_w2_resampled geometric_w2_floor
     sinkhorn sinkhorn_resampled sinkhorn_floor w2 w2_resampled w2_floor mmd mmd_resampled mmd_floor
-    pilot_seconds compile_seconds train_seconds sample_seconds energy_evaluations gradient_evaluations
-    nonfinite_updates peak_memory_mb device revision versions arguments
+    pilot_seconds compile_seconds train_seconds sample_seconds energy_evaluations gradient_evaluations network_evaluations
+    nonfinite_updates peak_memory_mb diagnostics device revision versions arguments
 """
 KEYS = tuple(NAMES.split())
+A_BATCH = 2048  # of draws, to compile the program of all
+
+
+class Job(NamedTuple):
+    """What one line is of. `tuned`: with the case's overrides; extra: arguments that win over all others."""
+
+    case: str
+    method: str
+    seed: int
+    budget: str
+    tuned: bool = False
+    extra: dict[str, Any] = {}  # noqa: RUF012
+
+    def __str__(self) -> str:
+        words = [self.case, self.method, *(["tuned"] if self.tuned else []), f"seed {self.seed}", f"({self.budget})"]
+        return "  ".join([*words, *(["at equal seconds"] if "seconds" in self.extra else [])])
 
 
 class Trial(NamedTuple):
-    """A fitted sampler, its draws, the draws resampled, and the result line."""
+    """What a method gave, its draws, the draws resampled, and the result line. sampler: of a learned method."""
 
-    sampler: tj.Sampler
+    sampler: tj.Sampler | None
     draws: tj.Samples
     resampled: jax.Array
     line: dict[str, Any]
 
 
-def trial(case: str, method: str, seed: int, budget: str, *, console: Console | None = None, **extra: Any) -> Trial:
-    """Fits and judges one sampler. `extra` overrides arguments of `fit`; the seed decides everything random."""
+def trial(job: Job, *, console: Console | None = None) -> Trial:
+    """Runs and judges one method; the seed decides everything random."""
     console = console or Console(quiet=True)
-    entry, size = CASES[case], BUDGETS[budget]
-    key_fit, key_judge = jax.random.split(jax.random.key(seed))
-    target = entry.target()
-    arguments = {**fit_arguments(case, method, budget), **extra}
-    sampler = tj.fit(key_fit, target, progress=not console.quiet, **arguments)
+    entry, size = CASES[job.case], BUDGETS[job.budget]
+    key_fit, key_judge = jax.random.split(jax.random.key(job.seed))
+    arguments = arguments_of(job)
+    run = METHODS[job.method].run
+    outcome = run(key_fit, entry.target(), num_draws=size.num_draws, progress=not console.quiet, **arguments)
     with console.status("drawing, and comparing with exact draws"):
-        draws, resampled, figures = judge(sampler, entry, key_judge, size.num_draws, size.floor_pairs)
-    line = {
+        draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
+    line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics, "peak_memory_mb": peak_memory_mb()}
+    line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
+    return Trial(outcome.sampler, draws, resampled, line)
+
+
+def attempt(job: Job) -> dict[str, Any]:
+    """The line of a job; when it fails, one with the error in it and no figures."""
+    try:
+        return trial(job).line
+    except Exception as error:
+        return failure(job, f"{type(error).__name__}: {error}")
+
+
+def failure(job: Job, error: str) -> dict[str, Any]:
+    """A line without figures."""
+    return {**begun(job), "error": error, "peak_memory_mb": peak_memory_mb()}
+
+
+def begun(job: Job) -> dict[str, Any]:
+    """What a line has before anything is run."""
+    arguments = {**METHODS[job.method].defaults, **arguments_of(job)}
+    named = {name: getattr(job, name) for name in ("case", "method", "seed", "budget", "tuned")}
+    return {
         **dict.fromkeys(KEYS),
-        "case": case,
-        "method": method,
-        "seed": seed,
-        "budget": budget,
-        **figures,
-        **costs(sampler),
+        **named,
+        "matched": next((name for name in ("seconds", "evaluations") if name in arguments), None),
         **provenance(),
-        "arguments": _plain({**_defaults(tj.fit), **arguments}),
+        "arguments": _plain(arguments),
     }
-    return Trial(sampler, draws, resampled, line)
+
+
+def arguments_of(job: Job) -> dict[str, Any]:
+    """What the method is called with: the budget's, the case's overrides if tuned, the job's own; a later one wins."""
+    changed = overrides(job.case, job.method) if job.tuned else {}
+    return {**METHODS[job.method].arguments(BUDGETS[job.budget]), **changed, **job.extra}
 
 
 def judge(
-    sampler: tj.Sampler, case: Case, key: Key, n: int, floor_pairs: int
+    outcome: Outcome, case: Case, key: Key, n: int, floor_pairs: int
 ) -> tuple[tj.Samples, jax.Array, dict[str, float | None]]:
     """Draws, resampled draws, and the figures of both."""
     key_draw, key_resample, key_reference, key_back, key_exact, key_metrics = jax.random.split(key, 6)
-    target = case.target()
+    target, sampler = case.target(), outcome.sampler
     began = time.perf_counter()
-    draws = jax.block_until_ready(sampler.sample(key_draw, n))
-    seconds = time.perf_counter() - began
-    resampled = sampler.resample(key_resample, draws)
-    log_z, elbo = tj.diagnostics.log_z(draws.log_weight), tj.diagnostics.elbo(draws.log_weight)
+    jax.block_until_ready(outcome.draw(key_draw, min(n, A_BATCH)))
+    compiled = time.perf_counter()
+    draws = jax.block_until_ready(outcome.draw(key_draw, n))
+    seconds = time.perf_counter() - compiled
+    resampled = draws.x[tj.weights.resample(key_resample, draws.log_weight, draws.log_weight.size)]
+    log_z = outcome.log_z if sampler is None else tj.diagnostics.log_z(draws.log_weight)
     figures: dict[str, float | None] = {
-        "num_draws": n,
-        "num_steps": sampler.num_steps,
-        "ess": float(tj.diagnostics.ess(draws.log_weight)),
-        "log_z": float(log_z.value),
-        "log_z_stderr": float(log_z.stderr),
-        "log_z_error": None if target.log_z is None else float(log_z.value) - target.log_z,
-        "elbo": float(elbo.value),
-        "elbo_stderr": float(elbo.stderr),
+        "num_draws": draws.log_weight.size,
+        "compile_seconds": compiled - began,
         "sample_seconds": seconds,
         **metrics.distances(target, draws, resampled, key_metrics, floor_pairs),
+    }
+    if log_z is not None:
+        figures |= {"log_z": float(log_z.value), "log_z_stderr": float(log_z.stderr)}
+        figures["log_z_error"] = None if target.log_z is None else float(log_z.value) - target.log_z
+    if sampler is None:
+        return draws, resampled, figures
+    elbo = tj.diagnostics.elbo(draws.log_weight)
+    figures |= {
+        "num_steps": sampler.num_steps,
+        "ess": float(tj.diagnostics.ess(draws.log_weight)),
+        "elbo": float(elbo.value),
+        "elbo_stderr": float(elbo.stderr),
     }
     if target.sample is not None:
         back = sampler.backward(key_back, target.sample(key_reference, n)).log_weight
@@ -116,20 +164,6 @@ def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler:
     exact = tj.exact.mixture_target(problem.process, jax.vmap(problem.encode)(means), covariance, weights)
     network = tj.Network(lambda key: (), lambda params, t, x: exact.control(t, x))
     return tj.sampling.sampler(problem, network, (), sampler.grid, num_steps=sampler.num_steps)
-
-
-def costs(sampler: tj.Sampler) -> dict[str, float | int | None]:
-    """Seconds, evaluations and the process's peak memory so far."""
-    report = sampler.report
-    return {
-        "pilot_seconds": report.pilot_seconds,
-        "compile_seconds": report.compile_seconds,
-        "train_seconds": report.train_seconds,
-        "energy_evaluations": report.energy_evaluations,
-        "gradient_evaluations": report.gradient_evaluations,
-        "nonfinite_updates": report.nonfinite_updates,
-        "peak_memory_mb": peak_memory_mb(),
-    }
 
 
 def peak_memory_mb() -> float:
@@ -161,24 +195,6 @@ def revision() -> str | None:
         return None
 
 
-def run(case: str, method: str, budget: str, seeds: list[int], out: Path, console: Console) -> None:
-    """Appends one JSON line a seed to out/results.jsonl, and leaves out the seeds that it has a line for."""
-    _known(case, CASES, "case")
-    _known(method, METHODS, "method")
-    out.mkdir(parents=True, exist_ok=True)
-    done = {identity(line) for line in read(out)}
-    for seed in seeds:
-        name = f"{case}  {method}  seed {seed}  ({budget})"
-        if (case, method, seed, budget) in done:
-            console.print(f"{name}: there already")
-            continue
-        console.print(name)
-        line = trial(case, method, seed, budget, console=console).line
-        with (out / RESULTS).open("a") as file:
-            file.write(json.dumps(finite(line)) + "\n")
-        console.print(f"  ESS {line['ess']:.3f}   log Z {line['log_z']:.4f} ± {line['log_z_stderr']:.4f}")
-
-
 def read(out: Path) -> Iterator[dict[str, Any]]:
     """The lines of out/results.jsonl, none if there is no such file."""
     path = out / RESULTS
@@ -186,8 +202,11 @@ def read(out: Path) -> Iterator[dict[str, Any]]:
         yield from (json.loads(text) for text in path.read_text().splitlines() if text.strip())
 
 
-def identity(line: dict[str, Any]) -> tuple[Any, ...]:
-    return line["case"], line["method"], line["seed"], line["budget"]
+def identity(line: dict[str, Any]) -> str:
+    """What tells a line from others, whatever the revision. Equal seconds are measured: that they were asked for counts."""
+    arguments = {name: value for name, value in line["arguments"].items() if name != "seconds"}
+    names = ("case", "method", "seed", "budget", "tuned", "matched")
+    return json.dumps([*(line.get(name) for name in names), arguments], sort_keys=True)
 
 
 def finite(value: Any) -> Any:
@@ -195,17 +214,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _known(name: str, table: Any, what: str) -> None:
-    if name not in table:
-        raise SystemExit(f"there is no {what} {name!r}; there are: {', '.join(table)}")
-
-
-def _defaults(function: Any) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in left_out}
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, ceiling, classical, metrics, report, runner, speed
+from benchmarks import cases, ceiling, classical, methods, metrics, report, runner, speed
 from benchmarks.__main__ import main, parser
 from benchmarks.demo import demo
 from benchmarks.demo import table as demo_table
@@ -187,7 +187,7 @@ def test_figures_are_of_the_draws_that_they_name(monkeypatch):
     sampler = tj.sampling.sampler(problem, tj.networks.zero(problem), (), tj.paths.uniform, num_steps=7)
     sampler = sampler._replace(forward=forward, back=back)
     case = cases.Case(lambda: target._replace(sample=counted))
-    draws, resampled, figures = runner.judge(sampler, case, jax.random.key(0), n, pairs)
+    draws, resampled, figures = runner.judge(methods.of_sampler(sampler), case, jax.random.key(0), n, pairs)
 
     right, fraction = math.log(1.5), float(jnp.mean(draws.x > 0))
     assert abs(fraction - 0.5) < 5 * 0.5 / math.sqrt(n)
@@ -267,7 +267,8 @@ def test_the_demonstration_writes_its_files(tmp_path, capsys):
         assert samples["log_weight"].shape == (200,)
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result) == set(runner.KEYS)
-    missing = {name for name, value in result.items() if value is None} - {"revision"}
+    of_others = {"revision", "error", "matched", "diagnostics"}  # outside a checkout, of failures, of classical methods
+    missing = {name for name, value in result.items() if value is None} - of_others
     missing -= {name for name in metrics.DISTANCES if name.startswith(("pair_distance", "geometric"))}  # of particles
     assert not missing, f"null in the demonstration: {missing}"
     assert 0 < result["ess"] <= 1 and 0 < result["ess_ceiling"] <= 1
@@ -276,57 +277,11 @@ def test_the_demonstration_writes_its_files(tmp_path, capsys):
     assert "the grid's ceiling" in capsys.readouterr().out
 
 
-@pytest.mark.float32
-def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    calls = []
-
-    def trial(case, method, seed, budget, *, console):
-        calls.append(seed)
-        return runner.Trial(None, None, None, _line(case=case, method=method, seed=seed, budget=budget, ess=float("nan")))
-
-    monkeypatch.setattr(runner, "trial", trial)
-    runner.run("gmm40", "default", "smoke", [0, 1], tmp_path, QUIET)
-    runner.run("gmm40", "default", "smoke", [0, 1, 2], tmp_path, QUIET)
-    assert calls == [0, 1, 2]
-    lines = list(runner.read(tmp_path))
-    assert [line["seed"] for line in lines] == [0, 1, 2]
-    assert lines[0]["ess"] is None  # NaN is not JSON
-
-
-@pytest.mark.parametrize("arguments", [("nothing", "default"), ("gmm40", "nothing")])
-def test_unknown_names_are_refused_with_those_known(arguments, tmp_path):
-    with pytest.raises(SystemExit, match=r"there is no \w+ 'nothing'; there are: "):
-        runner.run(*arguments, "smoke", [0], tmp_path, QUIET)
-
-
-def test_the_report_has_medians_over_seeds_and_their_spread(tmp_path):
-    lines = [
-        _line(seed=0, ess=0.5),
-        _line(seed=1, ess=0.9),
-        _line(seed=2, ess=0.6),
-        _line(method="log_variance", energy_w2=None),
-    ]
-    (tmp_path / runner.RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = report.write(tmp_path, QUIET)
-    assert (tmp_path / "report.md").read_text() == text
-    head, rule, default, other = text.splitlines()[:4]
-    widths = {row.count("|") for row in (head, rule, default, other)}
-    assert widths == {len(report.COLUMNS) + 5}
-    assert default.startswith("| gmm40 | default | smoke | 3 | 0.600 (0.500 to 0.900) |")
-    cells = dict(zip(head.split(" | "), other.split(" | "), strict=True))
-    assert cells["energy W2 raw"] == "-"
-    assert cells["ESS"] == "0.700"
-
-
-def test_a_report_of_nothing_says_what_to_run(tmp_path):
-    with pytest.raises(SystemExit, match="python -m benchmarks run CASE METHOD"):
-        report.write(tmp_path, QUIET)
-
-
 def test_cases_name_targets_that_agree_with_their_components():
     for name, case in cases.CASES.items():
         target = case.target()
-        assert set(case.overrides) <= {"all", *cases.METHODS}, name
+        assert set(case.overrides) <= {"all", *methods.METHODS}, name
+        assert {figure.mark for figure in case.published} <= {"p", "n"}, name
         if case.components is None:
             continue
         means, variance = case.components()
@@ -338,9 +293,10 @@ def test_cases_name_targets_that_agree_with_their_components():
 def test_suites_are_of_known_cases_and_methods():
     for suite in cases.SUITES.values():
         assert set(suite.cases) <= set(cases.CASES)
-        assert set(suite.methods) <= set(cases.METHODS)
+        assert {*suite.methods, *suite.at_equal_seconds} <= set(methods.METHODS)
         assert suite.budget in cases.BUDGETS
-    assert cases.fit_arguments("gmm40", "log_variance", "small") == {"loss": tj.losses.log_variance}
+    assert methods.METHODS["log_variance"].arguments(cases.BUDGETS["small"]) == {"loss": tj.losses.log_variance}
+    assert set(cases.PUBLISHED).isdisjoint(cases.CASES) or all(cases.CASES[name].published for name in cases.PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +304,9 @@ def test_suites_are_of_known_cases_and_methods():
     [
         "demo --budget smoke",
         "run gmm40 default --seeds 0 1",
-        "sweep quick",
+        "run gmm40 smc --evaluations 1000",
+        "sweep quick --workers 2",
+        "tables",
         "report x",
         "speed",
         "ceiling",
@@ -363,7 +321,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert all(word in said for word in ("demo", "run", "sweep", "report", "speed", "ceiling", "coverage"))
+    assert all(word in said for word in ("demo", "run", "sweep", "report", "tables", "speed", "ceiling", "coverage"))
 
 
 # ------------------------------------------------------------------------------------------------------- speed
@@ -390,7 +348,8 @@ def test_a_comparison_has_its_figures():
 
 def _line(**changes) -> dict:
     line = dict.fromkeys(runner.KEYS, 0.5) | {"case": "gmm40", "method": "default", "seed": 0, "budget": "smoke", "ess": 0.7}
-    return line | {"device": "cpu", "revision": "abc", "arguments": {}} | changes
+    plain = {"device": "cpu", "revision": "abc", "arguments": {}, "tuned": False, "matched": None, "error": None}
+    return line | plain | changes
 
 
 def test_training_is_paid_back_after_the_answers_that_it_saves():

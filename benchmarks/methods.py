@@ -1,0 +1,79 @@
+"""Every method, learned or classical, as one callable: the runner knows no other difference between them.
+
+Equal evaluations: a classical method gets those of density and gradient that the default spends after the pilot (both sides run
+the same pilot, which is counted in the line). A call that gives the value and the gradient counts as one of each.
+Equal seconds: it runs once at equal evaluations, and again with as many more as the seconds allow.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tiltjax as tj
+from benchmarks import baselines
+from benchmarks.cases import Budget
+from benchmarks.outcome import Outcome
+from tiltjax.types import Key
+
+
+class Method(NamedTuple):
+    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record."""
+
+    run: Callable[..., Outcome]
+    arguments: Callable[[Budget], dict[str, Any]]
+    defaults: Mapping[str, Any]
+    timed: bool = False  # takes seconds=
+
+
+def learned(loss: Callable[..., tj.Objective] | None) -> Method:
+    """`fit` with a loss (None: its default), then draws."""
+    given = {} if loss is None else {"loss": loss}
+
+    def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
+        return of_sampler(tj.fit(key, target, progress=progress, **arguments))
+
+    left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
+    return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out))
+
+
+def of_sampler(sampler: tj.Sampler) -> Outcome:
+    """A fitted sampler's."""
+    report = sampler.report
+    costs = {
+        "pilot_seconds": report.pilot_seconds,
+        "compile_seconds": report.compile_seconds,
+        "train_seconds": report.train_seconds,
+        "energy_evaluations": report.energy_evaluations,
+        "gradient_evaluations": report.gradient_evaluations,
+        "network_evaluations": sampler.num_steps,
+        "nonfinite_updates": report.nonfinite_updates,
+    }
+    return Outcome(lambda key, n: sampler.sample(key, n), costs, sampler=sampler)
+
+
+def classical(baseline: Callable[..., Outcome]) -> Method:
+    """A baseline with a number of evaluations, or with as many as `seconds` allow."""
+
+    def run(
+        key: Key, target: tj.Target, *, progress: bool, evaluations: int, seconds: float | None = None, **arguments: Any
+    ) -> Outcome:
+        first = baseline(key, target, evaluations=evaluations, **arguments)
+        if seconds is None:
+            return first
+        more = int(evaluations * seconds / first.costs["sample_seconds"])
+        return baseline(key, target, evaluations=more, **arguments)
+
+    left_out = ("evaluations", "num_draws")
+    return Method(run, lambda budget: {"evaluations": budget.evaluations}, _defaults(baseline, left_out), timed=True)
+
+
+def _defaults(function: Any, left_out: tuple[str, ...]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in left_out}
+
+
+METHODS: dict[str, Method] = {
+    "default": learned(None),
+    **{name: learned(getattr(tj.losses, name)) for name in tj.losses.__all__},
+    **{name: classical(getattr(baselines, name)) for name in baselines.__all__},
+}

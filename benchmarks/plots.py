@@ -1,0 +1,134 @@
+"""Plots of a report: quality against what it cost, a panel a case."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.picture import GREY, STYLE
+from benchmarks.report import EQUAL_SECONDS, Line, grouped
+
+# Okabe and Ito's palette, and a marker for each, so that colour is not needed
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c6d1f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+class Quality(NamedTuple):
+    """A figure that is better when smaller: its name, its value of a line, its floor."""
+
+    name: str
+    value: Callable[[Line], float | None]
+    floor: Callable[[Line], float | None] = lambda line: None
+
+
+QUALITIES = (
+    Quality(
+        "energy W2, resampled (kT)", lambda line: line.get("energy_w2_resampled"), lambda line: line.get("energy_w2_floor")
+    ),
+    Quality("|log Z error|", lambda line: None if line.get("log_z_error") is None else abs(line["log_z_error"])),
+)
+
+
+def evaluations(line: Line) -> float | None:
+    """Of density and gradient, pilot included."""
+    found = [line.get("energy_evaluations"), line.get("gradient_evaluations")]
+    return None if None in found else float(sum(found))  # type: ignore[arg-type]
+
+
+def seconds(line: Line) -> float | None:
+    """Pilot, training and drawing; compilation apart."""
+    found = [line.get(f"{name}_seconds") for name in ("pilot", "train", "sample")]
+    known = [value for value in found if value is not None]
+    return sum(known) if known else None
+
+
+COSTS: dict[str, tuple[str, Callable[[Line], float | None]]] = {
+    "evaluations": ("evaluations of density and gradient, pilot included", evaluations),
+    "seconds": ("seconds: pilot, training and drawing, compilation apart", seconds),
+}
+
+
+def save(directory: Path, cases: dict[str, list[Line]]) -> list[Path]:
+    """Writes directory/evaluations.png and seconds.png; none where no line has a quality."""
+    panels = {case: quality for case, lines in cases.items() if (quality := quality_of(lines)) is not None}
+    if not panels:
+        return []
+    labels = list(dict.fromkeys(curve(name) for case in panels for name, _ in grouped(cases[case])))
+    paths = []
+    for cost, (title, value) in COSTS.items():
+        paths.append(directory / f"{cost}.png")
+        with matplotlib.rc_context(STYLE):
+            figure(cases, panels, labels, title, value).savefig(paths[-1], dpi=110)
+    return paths
+
+
+def curve(name: str) -> str:
+    """The method of a row: at equal seconds it is the same, at another cost."""
+    return name.removesuffix(", " + EQUAL_SECONDS)
+
+
+def quality_of(lines: Sequence[Line]) -> Quality | None:
+    """The first that any line has."""
+    return next((q for q in QUALITIES if any(q.value(line) is not None for line in lines)), None)
+
+
+def figure(
+    cases: dict[str, list[Line]],
+    panels: dict[str, Quality],
+    labels: Sequence[str],
+    title: str,
+    cost: Callable[[Line], float | None],
+) -> Figure:
+    """One panel a case, one legend."""
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    out = Figure(figsize=(4.6 * across, 3.6 * down + 0.9), layout="constrained")
+    axes = np.asarray(out.subplots(down, across, squeeze=False)).ravel()
+    handles: dict[str, Any] = {}
+    for ax, (case, quality) in zip(axes, panels.items(), strict=False):
+        panel(ax, cases[case], quality, cost, labels, handles)
+        ax.set(title=case, ylabel=quality.name, xscale="log", yscale="log")
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for ax in axes[: len(panels)][-across:]:
+        ax.set_xlabel(title, fontsize=8.5)
+    for ax in axes[: len(panels)]:
+        ax.tick_params(which="both", labelsize=8)
+        for axis, form in ((ax.xaxis, EngFormatter(sep="")), (ax.yaxis, FuncFormatter(lambda value, _: f"{value:g}"))):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(form)
+            axis.set_minor_formatter(NullFormatter())
+    out.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+    return out
+
+
+def panel(
+    ax: Axes,
+    lines: Sequence[Line],
+    quality: Quality,
+    cost: Callable[[Line], float | None],
+    labels: Sequence[str],
+    handles: dict[str, Any],
+) -> None:
+    """Medians over seeds with their ranges both ways; budgets and seconds of one method joined; the floor dashed."""
+    points: dict[str, list[np.ndarray]] = {}
+    for (name, _), group in grouped(lines).items():
+        known = [(cost(line), quality.value(line)) for line in group]
+        pairs = np.asarray([pair for pair in known if None not in pair], float)
+        if len(pairs):
+            points.setdefault(curve(name), []).append(np.stack([pairs.min(0), np.median(pairs, 0), pairs.max(0)]))
+    for name, found in points.items():
+        low, middle, high = np.stack(found, 1)[:, np.argsort([point[1, 0] for point in found])]
+        i = labels.index(name) % len(COLOURS)
+        style: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 6, "linewidth": 1.2, "capsize": 2.5}
+        below, above = (middle - low).T, (high - middle).T
+        x, y = middle.T
+        handles[name] = ax.errorbar(x, y, xerr=[below[0], above[0]], yerr=[below[1], above[1]], **style)
+    floors = [value for value in map(quality.floor, lines) if value is not None]
+    if floors:
+        handles["floor: exact draws"] = ax.axhline(np.median(floors), color=GREY, linewidth=1, linestyle="--")

@@ -1,0 +1,255 @@
+"""The runner: budgets, jobs that are there already, failures that become lines, processes; the report and the tables."""
+
+import base64
+import json
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+import tiltjax as tj
+from benchmarks import cases, methods, report, runner, sweep, tables, workers
+from benchmarks.outcome import Outcome, kept
+from benchmarks.runner import Job
+
+QUIET = Console(quiet=True)
+
+
+def figures(job: Job, cores=None, **changes) -> dict:
+    """A line as a trial would give it, all numbers 0.5."""
+    line = runner.begun(job)
+    missing = set(runner.NAMES.split()) - {"error", "matched", "diagnostics", "revision"}
+    return line | {name: 0.5 for name in missing if line[name] is None} | changes
+
+
+def lines_of(folder) -> list[dict]:
+    return list(runner.read(folder))
+
+
+def write(folder, lines) -> None:
+    (folder / runner.RESULTS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def overridden(monkeypatch):
+    """GMM-40 with another learning rate for the default."""
+    case = cases.CASES["gmm40"]._replace(overrides={"default": {"learning_rate": 1e-3}})
+    monkeypatch.setitem(cases.CASES, "gmm40", case)
+
+
+# ----------------------------------------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize("budget", cases.BUDGETS)
+def test_a_classical_budget_is_what_the_default_spends_after_the_pilot(budget):
+    size = cases.BUDGETS[budget]
+    problem = tj.problems.sampling(tj.targets.gaussian([0.0]), tj.processes.gaussian(tj.paths.linear(), (1,)))
+    objective = methods.METHODS["default"].defaults["loss"](problem, tj.networks.mlp(problem), tj.paths.uniform(4))
+    updates = size.fit.get("num_updates", methods.METHODS["default"].defaults["num_updates"])
+    particles = -(-updates // objective.replay.gradient_steps) * objective.replay.num_particles + objective.replay.capacity
+    calls = particles * (objective.energy_evaluations + objective.gradient_evaluations)
+    assert size.evaluations == calls + size.num_draws
+
+
+def test_equal_seconds_are_as_many_evaluations_as_they_allow():
+    asked = []
+
+    def baseline(key, target, *, evaluations, num_draws):
+        asked.append(evaluations)
+        return Outcome(kept(tj.Samples(jnp.zeros((2, 1)), jnp.zeros(2))), {"sample_seconds": evaluations / 100})
+
+    run = methods.classical(baseline).run
+    run(jax.random.key(0), None, num_draws=2, progress=False, evaluations=1000)
+    out = run(jax.random.key(0), None, num_draws=2, progress=False, evaluations=1000, seconds=70.0)
+    assert asked == [1000, 1000, 7000] and out.costs["sample_seconds"] == 70.0
+
+
+def test_draws_that_are_there_are_thinned_evenly():
+    samples = tj.Samples(jnp.arange(10.0)[:, None], jnp.arange(10.0))
+    assert kept(samples)(None, 4).log_weight.tolist() == [0.0, 3.0, 6.0, 9.0]
+    assert kept(samples)(None, 99).log_weight.tolist() == samples.log_weight.tolist()
+
+
+def test_a_line_of_a_classical_method_has_every_key_and_no_weights_of_paths(monkeypatch):
+    monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=50, floor_pairs=2))
+    target = cases.CASES["gmm40"].target()
+
+    def run(key, target, *, num_draws, progress, evaluations):
+        x = target.sample(key, num_draws)
+        costs = {"compile_seconds": 2.0, "sample_seconds": 3.0, "energy_evaluations": evaluations}
+        log_z = tj.diagnostics.log_z(jnp.full(4, 0.25))
+        return Outcome(kept(tj.Samples(x, jnp.zeros(num_draws))), costs, log_z, diagnostics={"acceptance": 0.7})
+
+    monkeypatch.setitem(methods.METHODS, "smc", methods.METHODS["smc"]._replace(run=run))
+    trial = runner.trial(Job("gmm40", "smc", 0, "smoke", extra={"evaluations": 123}))
+    line = trial.line
+    assert set(line) == set(runner.KEYS) and trial.sampler is None and target.log_z == 0
+    assert (line["matched"], line["energy_evaluations"], line["sample_seconds"]) == ("evaluations", 123, 3.0)
+    assert line["log_z_error"] == pytest.approx(0.25, abs=1e-6) and line["compile_seconds"] > 2.0
+    assert {name for name in ("ess", "elbo", "eubo", "ess_ceiling", "train_seconds") if line[name] is not None} == set()
+    assert line["mode_total_variation"] == line["mode_total_variation_resampled"] is not None
+    assert line["arguments"] == {**methods.METHODS["smc"].defaults, "evaluations": 123}
+
+
+# ------------------------------------------------------------------------------------------------- jobs
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    calls = []
+
+    def perform(job, cores):
+        calls.append((job.method, job.seed))
+        return figures(job, ess=float("nan"))
+
+    def run(method, seeds, extra=None):
+        calls.clear()
+        sweep.run(sweep.jobs("gmm40", method, "smoke", seeds, extra), tmp_path, QUIET, perform=perform)
+        return list(calls)
+
+    assert run("default", [0, 1]) == [("default", 0), ("default", 1)]
+    write(tmp_path, [line | {"revision": "another"} for line in lines_of(tmp_path)])
+    assert run("default", [0, 1, 2]) == [("default", 2)]
+    assert [line["seed"] for line in lines_of(tmp_path)] == [0, 1, 2]
+    assert [line["ess"] for line in lines_of(tmp_path)] == [None] * 3  # NaN is not JSON
+    # other evaluations are another row; seconds are measured, so what they came to does not matter
+    assert run("smc", [0]) == run("smc", [0], {"evaluations": 5}) == [("smc", 0)]
+    assert run("smc", [0]) == run("smc", [0], {"evaluations": 5}) == []
+    assert run("smc", [0], {"seconds": 4.0}) == [("smc", 0)]
+    assert run("smc", [0], {"seconds": 5.0}) == []
+
+
+def test_what_a_case_overrides_is_run_both_ways(overridden):
+    both = sweep.jobs("gmm40", "default", "smoke", [0])
+    assert [job.tuned for job in both] == [False, True]
+    rates = [runner.begun(job)["arguments"]["learning_rate"] for job in both]
+    assert rates == [methods.METHODS["default"].defaults["learning_rate"], 1e-3]
+    assert [job.tuned for job in sweep.jobs("gmm40", "log_variance", "smoke", [0])] == [False]
+
+
+@pytest.mark.parametrize("names", [("nothing", "default", "smoke"), ("gmm40", "nothing", "smoke"), ("gmm40", "smc", "nothing")])
+def test_unknown_names_are_refused_with_those_known(names):
+    with pytest.raises(SystemExit, match=r"there is no \w+ 'nothing'; there are: "):
+        sweep.jobs(*names, [0])
+
+
+def test_evaluations_of_a_learned_method_are_refused():
+    with pytest.raises(SystemExit, match="classical methods, nuts, parallel_tempering, smc; default takes --budget"):
+        sweep.jobs("gmm40", "default", "smoke", [0], {"evaluations": 10})
+
+
+def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
+    def run(key, target, **arguments):
+        raise FloatingPointError("nothing finite")
+
+    monkeypatch.setitem(methods.METHODS, "log_variance", methods.METHODS["log_variance"]._replace(run=run))
+    todo = sweep.jobs("gmm40", "log_variance", "smoke", [0, 1])
+    sweep.run(todo, tmp_path, QUIET, perform=lambda job, cores: runner.attempt(job))
+    sweep.run(todo, tmp_path, QUIET, perform=lambda job, cores: pytest.fail("it is there already"))
+    lines = lines_of(tmp_path)
+    assert [line["error"] for line in lines] == ["FloatingPointError: nothing finite"] * 2
+    assert all(set(line) == set(runner.KEYS) and line["ess"] is None for line in lines)
+    report.write(tmp_path, QUIET)
+    for file in ("report.md", "report.html"):
+        text = (tmp_path / file).read_text()
+        assert "2 of 2 failed" in text and "log_variance, smoke, seed 1: FloatingPointError: nothing finite" in text
+
+
+def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_path):
+    asked = []
+
+    def perform(job, cores):
+        asked.append((job.method, job.extra))
+        return figures(job, train_seconds=20.0 + job.seed, sample_seconds=1.0)
+
+    of = cases.Suite(("gmm40", "mw5"), ("default", "smc"), (0, 2), "smoke", ("smc",))
+    sweep.suite(of, tmp_path, QUIET, perform=perform)
+    assert asked[-4:] == [("smc", {"seconds": 22.0})] * 4 and len(asked) == 12
+    text = report.write(tmp_path, QUIET)
+    assert text.count("| smc, equal seconds | smoke | 2 |") == 2
+
+
+def test_a_job_runs_in_a_process_of_its_own(monkeypatch):
+    """An unknown case is the quickest failure that a child can report; a killed one reports for itself."""
+    line = workers.in_child(Job("nothing", "default", 3, "smoke"), [sorted(os.sched_getaffinity(0))[0]])
+    assert line["error"] == "KeyError: 'nothing'" and line["seed"] == 3
+    assert line["peak_memory_mb"] > 10
+    monkeypatch.setattr(workers.sys, "executable", "false")
+    assert workers.in_child(Job("gmm40", "default", 3, "smoke"))["error"].startswith("the process ended with 1")
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: {4, 5, 6}, raising=False)
+    assert workers.shares(1) == [None]
+    assert workers.shares(2) == [[4, 6], [5]]
+
+
+# ----------------------------------------------------------------------------------------------- reports
+
+
+def test_the_report_has_medians_over_seeds_and_their_spread(tmp_path, overridden):
+    default, other = Job("gmm40", "default", 0, "smoke"), Job("gmm40", "log_variance", 0, "smoke")
+    lines = [figures(default._replace(seed=seed), ess=ess) for seed, ess in enumerate((0.5, 0.9, 0.6))]
+    lines += [figures(default._replace(tuned=True), ess=0.95), figures(other, ess=0.7, energy_w2=None, log_z_error=-0.25)]
+    write(tmp_path, lines)
+    text = report.write(tmp_path, QUIET)
+    assert (tmp_path / "report.md").read_text() == text
+    rows = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("|")]
+    head = rows[0]
+    table = {row[0]: dict(zip(head, row, strict=True)) for row in rows[2:5]}
+    assert table["default"]["ESS"] == "0.600 (0.500 to 0.900)" and table["default"]["seeds"] == "3"
+    assert table["default, tuned"]["ESS"] == "0.950"
+    assert table["log_variance"]["energy W2 raw"] == "-" and table["log_variance"]["log Z error"] == "-0.2500"
+    assert {len(row) for row in rows[:5]} == {len(head)}
+    # ours beside published
+    beside = [row for row in rows if row[0] == "ESS"]
+    assert ["ESS", "default (smoke)", "0.6 (0.5 to 0.9)", "-", "-"] in beside
+    assert any(row[1:3] == ["published: iDEM (n)", "0.734"] for row in beside)
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    write(tmp_path, [figures(Job(case, "smc", seed, "smoke")) for case in ("gmm40", "wells32_d50") for seed in (0, 1)])
+    report.write(tmp_path, QUIET)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<section>") == page.count("</section>") == 2
+    pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    assert pictures == [(tmp_path / name).read_bytes() for name in ("evaluations.png", "seconds.png")]
+    assert all(len(picture) > 10_000 for picture in pictures) and "src=" not in re.sub(r'src="data:', "", page)
+
+
+def test_columns_that_apply_to_no_line_are_left_out():
+    rows = report.table([figures(Job("gmm40", "smc", 0, "smoke"), ess=None)])
+    assert "ESS" not in rows[0] and "log Z error" in rows[0]
+
+
+def test_figures_that_are_published_are_compared_by_size():
+    lines = [figures(Job("wells32_d50", "default", 0, "smoke"), log_z_error=-0.25)]
+    rows = report.beside_published("wells32_d50", lines)
+    assert rows[1] == ["|log Z error|", "default (smoke)", "0.25", "-", "-"]
+    assert report.markdown_table(rows).splitlines()[2] == r"| \|log Z error\| | default (smoke) | 0.25 | - | - |"
+
+
+def test_a_report_of_nothing_says_what_to_run(tmp_path):
+    with pytest.raises(SystemExit, match="python -m benchmarks run CASE METHOD"):
+        report.write(tmp_path, QUIET)
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+@pytest.mark.float32
+def test_the_tables_of_the_page_are_those_of_the_lines():
+    text = tables.PAGE.read_text()
+    assert tables.filled(text) == text, "run `python -m benchmarks tables`"
+    assert len(tables.BLOCK.findall(text)) == text.count("<!-- table:") > 2
+
+
+def test_a_table_that_disagrees_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "smoke.jsonl").write_text(json.dumps(figures(Job("mw5", "smc", 0, "smoke"), log_z_error=0.25)) + "\n")
+    page = "before\n<!-- table: suite smoke -->\n| old |\n<!-- end -->\nafter\n"
+    new = tables.filled(page)
+    assert new.startswith("before\n<!-- table: suite smoke -->\n") and new.endswith("<!-- end -->\nafter\n")
+    assert "+0.250" in new and "old" not in new and tables.filled(new) == new
