@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import runner
-from benchmarks.cases import CASES, PUBLISHED
+from benchmarks.cases import CASES
 
 EQUAL_SECONDS = "equal seconds"
 Line = dict[str, Any]
@@ -116,7 +116,7 @@ def cell(column: Column, lines: Sequence[Line]) -> str:
 
 def beside_published(case: str, lines: Sequence[Line]) -> Rows:
     """Each published figure beside ours, raw and resampled, and the floor; empty where nothing is published."""
-    published = CASES[case].published if case in CASES else PUBLISHED.get(case, ())
+    published = CASES[case].published if case in CASES else ()
     rows: Rows = []
     for metric in dict.fromkeys(figure.metric for figure in published):
         ours: Rows = []
