@@ -62,7 +62,7 @@ class Budget(NamedTuple):
 
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget({"num_updates": 1500}, num_draws=4000, floor_pairs=5, evaluations=104_000),
-    "quick": Budget({"num_updates": 3000}, num_draws=10_000, evaluations=170_000),
+    "quick": Budget({"num_updates": 3000}, num_draws=10_000, floor_pairs=5, evaluations=170_000),
     "small": Budget({}, num_draws=10_000, evaluations=850_000),
     "full": Budget({"num_updates": 60_000}, num_draws=50_000, evaluations=2_490_000),
 }
@@ -173,6 +173,7 @@ def _cases(suite: str) -> tuple[str, ...]:
 SUITES: dict[str, Suite] = {
     "smoke": Suite(_cases("smoke"), ("default", "smc"), (0,), "smoke"),
     "quick": Suite(_cases("quick"), ("default", "adjoint_sampling", "smc"), (0, 1, 2), "quick", ("smc",)),
+    "classical": Suite(_cases("quick"), ("smc", "parallel_tempering", "nuts"), (0, 1, 2), "quick"),
 }
 
 # what `coverage` is about: cases with separated modes of known weight

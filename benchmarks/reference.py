@@ -37,7 +37,10 @@ class Recipe(NamedTuple):
 
 
 DEFAULT = Recipe(nuts(warm_up=1000, thin=2))
+LATTICE = Recipe(replica_exchange(Ladder((1.0, 0.8, 0.65, 0.5, 0.4, 0.3), thin=20)))  # two phases, apart by the field's sign
 RECIPES: Mapping[str, Recipe] = {
+    "phi4_8x8": LATTICE,
+    "phi4_16x8": LATTICE,
     "dw4": Recipe(replica_exchange(Ladder((1.0, 0.5, 0.25), warm_up=3000, thin=20, relax=1000))),
     "lj13": Recipe(replica_exchange(Ladder((1.0, 0.8, 0.6), warm_up=5000, thin=50, relax=500)), scale=1.5, draws=4000),
     "lj55": Recipe(
