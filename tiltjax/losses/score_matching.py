@@ -115,7 +115,8 @@ def novel_score_matching(
     problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
     """gamma = 0: u target = sigma_t Phi_t grad r(X_1), finite variance at every t."""
-    return mixture_score_matching(problem, network, times, mixture=constant(0.0), replay=replay, clip=clip)
+    objective = mixture_score_matching(problem, network, times, mixture=constant(0.0), replay=replay, clip=clip)
+    return objective._replace(learning_rate=1e-3)
 
 
 def adjoint_sampling(
