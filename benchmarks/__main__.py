@@ -1,4 +1,4 @@
-"""`python -m benchmarks demo | run | sweep | report | tables | speed | ceiling | coverage | classical`."""
+"""`python -m benchmarks demo | run | sweep | report | tables | reference | speed | ceiling | coverage | classical`."""
 
 import argparse
 from pathlib import Path
@@ -62,6 +62,12 @@ def parser() -> argparse.ArgumentParser:
     classical.add_argument("--updates", type=int, default=6000)
     classical.add_argument("--draws", type=int, default=10_000)
     classical.add_argument("--out", type=Path, default=Path("results"))
+
+    reference = commands.add_parser("reference", help="reference draws by long Markov chains, with r-hat and energy statistics")
+    reference.add_argument("case", choices=CASES, metavar="CASE", help="a case without exact draws")
+    reference.add_argument("--seed", type=int, default=0)
+    reference.add_argument("--draws", type=int, default=None)
+    reference.add_argument("--out", type=Path, default=Path("references"))
     return top
 
 
@@ -76,6 +82,10 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks.classical import classical
 
         classical(options.cases, options.seeds, options.updates, options.draws, options.out, console)
+    elif options.command == "reference":
+        from benchmarks import reference
+
+        reference.command(options.case, CASES[options.case].target(), options.seed, options.draws, options.out, console)
     elif options.command == "run":
         from benchmarks import sweep
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import runner
-from benchmarks.cases import CASES, PUBLISHED
+from benchmarks.cases import CASES
 
 EQUAL_SECONDS = "equal seconds"
 Line = dict[str, Any]
@@ -30,18 +30,28 @@ def _key(name: str) -> Callable[[Line], float | None]:
     return lambda line: line.get(name)
 
 
+def _distance(name: str, heading: str) -> tuple[Column, ...]:
+    """Raw, resampled, floor."""
+    return (
+        Column(f"{heading} raw", _key(name)),
+        Column("resampled", _key(f"{name}_resampled")),
+        Column("floor", _key(f"{name}_floor")),
+    )
+
+
 COLUMNS = (
     Column("ESS", _key("ess")),
     Column("ceiling", _key("ess_ceiling")),
     Column("forward ESS", _key("forward_ess")),
     Column("log Z error", _key("log_z_error"), "{:+.4f}"),
     Column("its stderr", _key("log_z_stderr"), "{:.4f}"),
-    Column("mode TV raw", _key("mode_total_variation")),
-    Column("resampled", _key("mode_total_variation_resampled")),
-    Column("floor", _key("mode_total_variation_floor")),
-    Column("energy W2 raw", _key("energy_w2")),
-    Column("resampled", _key("energy_w2_resampled")),
-    Column("floor", _key("energy_w2_floor")),
+    *_distance("mode_total_variation", "mode TV"),
+    *_distance("energy_w2", "energy W2"),
+    *_distance("pair_distance_w2", "pair W2"),
+    *_distance("geometric_w2", "geometric W2"),
+    *_distance("sinkhorn", "Sinkhorn"),
+    *_distance("w2", "W2"),
+    *_distance("mmd", "MMD"),
     Column("energy calls", _key("energy_evaluations"), "{:,.0f}"),
     Column("gradient calls", _key("gradient_evaluations"), "{:,.0f}"),
     Column("pilot s", _key("pilot_seconds"), "{:.0f}"),
@@ -106,7 +116,7 @@ def cell(column: Column, lines: Sequence[Line]) -> str:
 
 def beside_published(case: str, lines: Sequence[Line]) -> Rows:
     """Each published figure beside ours, raw and resampled, and the floor; empty where nothing is published."""
-    published = CASES[case].published if case in CASES else PUBLISHED.get(case, ())
+    published = CASES[case].published if case in CASES else ()
     rows: Rows = []
     for metric in dict.fromkeys(figure.metric for figure in published):
         ours: Rows = []

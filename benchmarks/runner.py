@@ -21,6 +21,7 @@ from benchmarks import metrics
 from benchmarks.cases import BUDGETS, CASES, Case, Components, overrides
 from benchmarks.methods import METHODS
 from benchmarks.outcome import Outcome
+from benchmarks.reference import equip
 from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
@@ -29,6 +30,9 @@ NAMES = """
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
     mode_entropy mode_total_variation mode_total_variation_resampled mode_total_variation_floor
     energy_w2 energy_w2_resampled energy_w2_floor
+    pair_distance_w2 pair_distance_w2_resampled pair_distance_w2_floor
+    geometric_w2 geometric_w2_resampled geometric_w2_floor
+    sinkhorn sinkhorn_resampled sinkhorn_floor w2 w2_resampled w2_floor mmd mmd_resampled mmd_floor
     pilot_seconds compile_seconds train_seconds sample_seconds energy_evaluations gradient_evaluations network_evaluations
     nonfinite_updates peak_memory_mb diagnostics device revision versions arguments
 """
@@ -63,11 +67,12 @@ class Trial(NamedTuple):
 def trial(job: Job, *, console: Console | None = None) -> Trial:
     """Runs and judges one method; the seed decides everything random."""
     console = console or Console(quiet=True)
-    entry, size = CASES[job.case], BUDGETS[job.budget]
+    size, target = BUDGETS[job.budget], equip(job.case, CASES[job.case].target())
+    entry = CASES[job.case]._replace(target=lambda: target)
     key_fit, key_judge = jax.random.split(jax.random.key(job.seed))
     arguments = arguments_of(job)
     run = METHODS[job.method].run
-    outcome = run(key_fit, entry.target(), num_draws=size.num_draws, progress=not console.quiet, **arguments)
+    outcome = run(key_fit, target, num_draws=size.num_draws, progress=not console.quiet, **arguments)
     with console.status("drawing, and comparing with exact draws"):
         draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
     line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics, "peak_memory_mb": peak_memory_mb()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import classical, plots, report
-from benchmarks.cases import CASES, PUBLISHED, SUITES
+from benchmarks.cases import CASES, SUITES
 from benchmarks.report import Column, Line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +52,7 @@ def published(name: str) -> str:
     """Published figures beside ours, for all cases that have any; - where we have no line yet."""
     ours = report.by_case(lines(name))
     rows = [["case", "figure", "whose", "raw", "resampled", "floor"]]
-    for case in dict.fromkeys([*CASES, *PUBLISHED]):
+    for case in CASES:
         rows += [[case, *row] for row in report.beside_published(case, ours.get(case, []))[1:]]
     return report.markdown_table(rows)
 

@@ -22,6 +22,7 @@ ROOMS = [
     "types",
     "calculus",
     "coordinates",
+    "particles",
     "paths",
     "targets",
     "networks",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from tiltjax import checkpoints, losses, networks, paths, pilot, problems, processes, run, sampling, train
+from tiltjax import checkpoints, losses, networks, particles, paths, pilot, problems, processes, run, sampling, train
 from tiltjax.coordinates import Coordinates
 from tiltjax.types import GaussianPath, Key, Network, Objective, Problem, Replay, Target, is_key
 
@@ -129,11 +129,9 @@ def load(
     holds no sampler, ValueError when problem or network do not fit what was saved.
     """
     record = checkpoints.load_record(directory)
-    if list(problem.shape if isinstance(problem, Target) else problem.process.shape) != record["shape"]:
-        got = problem.shape if isinstance(problem, Target) else problem.process.shape
-        raise ValueError(
-            f"the saved sampler has particles of shape {tuple(record['shape'])}; got a problem of shape {tuple(got)}."
-        )
+    got = tuple(problem.shape if isinstance(problem, Target) else problems.user_shape(problem))
+    if got != tuple(record["shape"]):
+        raise ValueError(f"the saved sampler has particles of shape {tuple(record['shape'])}; got a problem of shape {got}.")
     if isinstance(problem, Target):
         if "location" not in record:
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
@@ -148,8 +146,11 @@ def load(
 
 
 def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
-    """A control in the coordinates of the noising kernel; a plain drift for an annealed problem."""
-    return networks.drift if isinstance(problem, Problem) and problem.anneal is not None else networks.mlp
+    """A control in the coordinates of the noising kernel, equivariant for particles; a plain drift for an annealed problem."""
+    if isinstance(problem, Problem) and problem.anneal is not None:
+        return networks.drift
+    centred = problems.is_centred(problem) if isinstance(problem, Problem) else problem.centred
+    return networks.egnn if centred else networks.mlp
 
 
 def prepare(
@@ -171,7 +172,7 @@ def prepare(
     problem, found, _ = _prepare(key, target, location, scale)
     coordinates = _recorded(found)
     coordinates = coordinates._replace(scale=base_scale * coordinates.scale)
-    process = processes.gaussian(paths.linear() if path is None else path, target.shape, 1.0)
+    process = processes.gaussian(paths.linear() if path is None else path, particles.free(target).shape, 1.0)
     resolution = found["resolution"] / base_scale**2
     return problems.sampling(problem.target or target, process, resolution=resolution, coordinates=coordinates)
 
@@ -187,7 +188,11 @@ def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tu
     problems.check_target(target)
     problems.check_scalar(target.log_density, target.shape, "log_density")
     target = target._replace(log_density=problems.traced_once(target.log_density))
-    found = pilot.pilot(key, target.log_density, target.shape, location=location, scale=scale)
+    free = particles.free(target)
+    if target.centred:
+        found = pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
+    else:
+        found = pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
     parts = {name: part.tolist() for name, part in found.coordinates._asdict().items() if part is not None}
     record = {**parts, "resolution": found.resolution}
     return _whitened(target, found.coordinates, found.resolution), record, found.gradient_evaluations
@@ -199,14 +204,14 @@ def _recorded(record: dict[str, Any]) -> Coordinates:
 
 
 def _whitened(target: Target, coordinates: Coordinates, resolution: float) -> Problem:
-    process = processes.gaussian(paths.linear(), target.shape, BASE_SCALE)
+    process = processes.gaussian(paths.linear(), particles.free(target).shape, BASE_SCALE)
     return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
 
 
 def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:
     return {
         "format": 1,
-        "shape": list(problem.process.shape),
+        "shape": list(problems.user_shape(problem)),
         "resolution": problem.resolution,
         "network": _network_name(network),
         **found,

@@ -9,6 +9,7 @@ Sources: Del Moral, Doucet, Jasra (2006); Neal (2011), arXiv 1206.1901.
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,9 +56,11 @@ def pilot(
     final_moves: int = 20,
     again: int = 2,
     max_stages: int = 400,
+    natural: Callable[[Array, LogDensity], Coordinates] | None = None,
 ) -> Pilot:
     """Runs the pilot on one compiled program.
 
+    natural(particles (n, d), log_density) -> the map to natural units (default `by_covariance`; `isotropic`).
     location, scale: of the start, whose standard deviations are 1, 10 and 100 times `scale` (say where the target is if it is
     further than that). Raises FloatingPointError when the density is not finite at any start, or leads the particles to
     infinity; warns (UserWarning) when it is not finite at more than 1 % of the draws of a Gaussian of its mean and covariance.
@@ -106,12 +109,13 @@ def pilot(
             f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
             "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
-    x, coordinates, rounds = state.x, _coordinates(state.x, target), 0
+    coordinates_of = by_covariance if natural is None else natural
+    x, coordinates, rounds = state.x, coordinates_of(state.x, target), 0
     while coordinates.slopes is not None and rounds < again:
         # in its own coordinates a funnel has no neck: the particles reach what they could not before
         key_again = jax.random.fold_in(key, 2 + rounds)
         x, rounds = _moved_within(key_again, coordinates, target, x, final_moves, leapfrog), rounds + 1
-        coordinates = _coordinates(x, target)
+        coordinates = coordinates_of(x, target)
     _warn_of_holes(jax.random.fold_in(key, 1), target, coordinates, num_particles)
     calls = num_particles * (leapfrog * (moves * int(state.stages) + (1 + rounds) * final_moves) + 1)
     return Pilot(coordinates, _resolution(coordinates, target, x), x, calls)
@@ -184,7 +188,14 @@ def _moved(state: _State, density: LogDensity, moves: int, leapfrog: int) -> _St
     return state._replace(x=out.x, step_size=out.step_size, key=key)
 
 
-def _coordinates(x: Array, target: LogDensity) -> Coordinates:
+def isotropic(x: Array, target: LogDensity) -> Coordinates:
+    """One scale and no shift: the only map that keeps the symmetries of a system of particles (`particles`)."""
+    del target
+    dim = x.shape[1]
+    return Coordinates(jnp.zeros(dim, x.dtype), jnp.broadcast_to(jnp.sqrt(jnp.mean(jnp.square(x))), (dim,)))
+
+
+def by_covariance(x: Array, target: LogDensity) -> Coordinates:
     """The map that makes the particles of unit size: affine, or non-centred where that makes the finest structure coarser.
 
     Separated modes can look like a hierarchy; its coordinates then bend them finer, where a hierarchy's are coarser by orders.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import annealing
+from tiltjax import annealing, particles
 from tiltjax.coordinates import Coordinates
 from tiltjax.types import Problem, Process, Target
 
@@ -23,7 +23,7 @@ def sampling(
 
     resolution: the smallest variance at which the target has structure, in the process's units (default 1e-3 scale^2).
     coordinates: the process lives in y with x_user = coordinates.forward(y); the log determinant is in the reward, so Z is the
-    same.
+    same. A centred target of shape (n, d) has a process of shape (n - 1, d), that of `particles.embed`'s y.
     Raises ValueError when target and process disagree in shape, when the density is no scalar, or the base has no density.
     """
     if process.log_density is None:
@@ -31,15 +31,23 @@ def sampling(
             "problems.sampling needs a Gaussian process; got one without a density. Use problems.tilt(process, reward)."
         )
     check_target(target)
-    if tuple(target.shape) != tuple(process.shape):
+    free = particles.free(target)
+    if tuple(free.shape) != tuple(process.shape):
+        what = f"={tuple(target.shape)}" + (", centred, so that one particle fewer moves freely" if target.centred else "")
         raise ValueError(
-            f"target and process differ in the shape of a particle: got target.shape={tuple(target.shape)}, "
-            f"process.shape={tuple(process.shape)}. Build the process with shape=target.shape."
+            f"target and process differ in the shape of a particle: got target.shape{what}, "
+            f"process.shape={tuple(process.shape)}. Build the process with shape={tuple(free.shape)}."
         )
-    check_scalar(target.log_density, process.shape, "log_density")
+    check_scalar(target.log_density, target.shape, "log_density")
     log_density, base = traced_once(target.log_density), process.log_density
-    decode = _identity if coordinates is None else coordinates.forward
-    encode = _identity if coordinates is None else coordinates.inverse
+    forward = _identity if coordinates is None else coordinates.forward
+    inverse = _identity if coordinates is None else coordinates.inverse
+
+    def decode(y: Array) -> Array:
+        return particles.embed(forward(y)) if target.centred else forward(y)
+
+    def encode(x: Array) -> Array:
+        return inverse(particles.project(x) if target.centred else x)
 
     def reward(y: Array) -> Array:
         stretch = 0.0 if coordinates is None else coordinates.log_determinant(y)
@@ -99,6 +107,17 @@ def _check_anneal(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array
         raise ValueError(f"a tilt path ends in the reward, r_1 = r; got r_1 = {last} where r = {reward}.")
     if not bool(jnp.ptp(first) <= 1e-4 * (1 + jnp.max(jnp.abs(reward)))):
         raise ValueError(f"a tilt path starts constant (r_0 = 0, say); got r_0 = {first} at three points.")
+
+
+def is_centred(problem: Problem) -> bool:
+    """True for a system of particles whose process lives in centred configurations (`particles`)."""
+    return problem.target is not None and problem.target.centred
+
+
+def user_shape(problem: Problem) -> tuple[int, ...]:
+    """The shape of one particle in the user's coordinates."""
+    x = jax.ShapeDtypeStruct(tuple(problem.process.shape), jax.dtypes.canonicalize_dtype(float))
+    return tuple(jax.eval_shape(problem.decode, x).shape)
 
 
 def traced_once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, dynamics, paths, weights
+from tiltjax import checkpoints, dynamics, paths, problems, weights
 from tiltjax.sde import ControlFn
 from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_key
 
@@ -51,7 +51,8 @@ class Sampler(NamedTuple):
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        return f"Sampler(shape={self.problem.process.shape}, num_steps={self.num_steps}, {size} parameters, {self.report!r})"
+        shape = problems.user_shape(self.problem)
+        return f"Sampler(shape={shape}, num_steps={self.num_steps}, {size} parameters, {self.report!r})"
 
     def sample(self, key: Key, num_particles: int, *, num_steps: int | None = None, batch_size: int = 2048) -> Samples:
         """Samples(x (n, *shape), log_weight (n,)), E[exp(log_weight)] = Z without bias at any number of steps.
@@ -69,8 +70,9 @@ class Sampler(NamedTuple):
 
         For exact draws the mean log weight is the EUBO and `diagnostics.forward_ess` sees modes that the sampler misses.
         """
-        if x.shape[1:] != tuple(self.problem.process.shape):
-            raise ValueError(f"x must be (n, *{self.problem.process.shape}); got shape {x.shape}.")
+        shape = problems.user_shape(self.problem)
+        if x.shape[1:] != shape:
+            raise ValueError(f"x must be (n, *{shape}); got shape {x.shape}.")
         positive_int("the number of particles in x", x.shape[0])
         times = self._times(key, num_steps)
         keys = jax.random.split(key, x.shape[0])
@@ -138,7 +140,7 @@ def sampler(
 
         return jax.vmap(one)(keys, x)
 
-    record = record or {"format": 1, "shape": list(problem.process.shape)}
+    record = record or {"format": 1, "shape": list(problems.user_shape(problem))}
     return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record, report)
 
 

@@ -36,6 +36,10 @@ class Target(NamedTuple):
     log_density(x) -> scalar for one particle; `sample(key, n) -> (n, *shape)` draws exactly; `mode(x) -> int` names
     the mode that x belongs to, with the true `mode_weights` (K,); `constrain(x)` maps one particle to what the user
     calls it (a dict of named sites, say).
+
+    centred: a configuration x (n, d) of n particles whose log_density does not change when all of them are moved by the same
+    vector. Such a density has a finite integral only over centred configurations: sum_i x_i = 0, a space of (n - 1) d
+    dimensions with its own Lebesgue measure, on which log_z is meant and draws come.
     """
 
     log_density: LogDensity
@@ -45,6 +49,7 @@ class Target(NamedTuple):
     mode: Callable[[Array], Array] | None = None
     mode_weights: Array | None = None
     constrain: Callable[[Array], Any] | None = None
+    centred: bool = False
 
 
 class GaussianPath(NamedTuple):

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 import tiltjax as tj
-from tiltjax import pilot
+from tiltjax import particles, pilot
 from tiltjax.fitting import BASE_SCALE
 from tiltjax.types import Key
 
@@ -46,30 +45,23 @@ class Start(NamedTuple):
 
 
 def start(key: Key, target: tj.Target) -> Start:
-    """Runs the pilot."""
+    """Runs the pilot, as `fit` does."""
     began = time.perf_counter()
-    dim, embed = embedding(target)
-    found = pilot.pilot(key, lambda y: target.log_density(embed(y)), (dim,))
+    free = particles.free(target)
+    shape, dim = tuple(free.shape), math.prod(free.shape)
+
+    def free_density(y: Array) -> Array:
+        return free.log_density(y.reshape(shape))
+
+    found = pilot.pilot(key, free_density, (dim,), natural=pilot.isotropic if target.centred else None)
     coordinates = found.coordinates
 
     def log_density(y: Array) -> Array:
-        value = target.log_density(embed(coordinates.forward(y))) + coordinates.log_determinant(y)
+        value = free_density(coordinates.forward(y)) + coordinates.log_determinant(y)
         return jnp.where(jnp.isfinite(value), value, UNREACHABLE)
 
-    seconds = time.perf_counter() - began
-    return Start(dim, log_density, lambda y: embed(coordinates.forward(y)), found.gradient_evaluations, seconds)
+    def decode(y: Array) -> Array:
+        x = coordinates.forward(y).reshape(shape)
+        return particles.embed(x) if target.centred else x
 
-
-def embedding(target: tj.Target) -> tuple[int, Callable[[Array], Array]]:
-    """dim and y (dim,) -> x of the target's shape: the identity, or onto centred configurations by an orthonormal basis.
-
-    The basis of sum_i x_i = 0 is Helmert's, so volumes, and with them log Z, are those of the subspace.
-    """
-    shape = tuple(target.shape)
-    if not getattr(target, "centred", False):
-        return math.prod(shape), lambda y: y.reshape(shape)
-    from scipy.linalg import helmert
-
-    n, d = shape
-    basis = jnp.asarray(np.ascontiguousarray(helmert(n).T), float)
-    return (n - 1) * d, lambda y: jnp.matmul(basis, y.reshape(n - 1, d), precision="highest")
+    return Start(dim, log_density, decode, found.gradient_evaluations, time.perf_counter() - began)

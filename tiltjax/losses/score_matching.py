@@ -26,6 +26,7 @@ from jax import Array
 
 from tiltjax import processes, weights
 from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
+from tiltjax.problems import is_centred
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
@@ -140,9 +141,9 @@ def minimum_variance(
 ) -> Objective:
     """The default: the gamma of least variance, by time bin and coordinate, learned by the same regression.
 
-    gamma = R / (R + q'), log q' a table. E|g - target|^2 = |g - g*|^2 + Var[target], so its minimum over gamma is the
-    minimum-variance mixture gamma_t = E[(B - g)(B - A)] / E[(B - A)^2]. Within a Gaussian mode of variance v it is exact
-    with 1/q' = 1/v - 1/s^2, and has no variance at all.
+    gamma = R / (R + q'), log q' a table (by time bin alone for systems of particles). E|g - target|^2 = |g - g*|^2 +
+    Var[target], so its minimum over gamma is the minimum-variance mixture gamma_t = E[(B - g)(B - A)] / E[(B - A)^2]. Within a
+    Gaussian mode of variance v it is exact with 1/q' = 1/v - 1/s^2, and has no variance at all.
     """
     return mixture_score_matching(problem, network, times, mixture=learned(problem, bins), replay=replay, clip=clip)
 
@@ -168,8 +169,11 @@ def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
     residual, scale = problem.process.residual, problem.process.scale
     depth = jnp.log(scale**2 / (0.3 * problem.resolution))
 
+    # one for all coordinates of a system of particles: a target that turns with them
+    shape = () if is_centred(problem) else tuple(problem.process.shape)
+
     def init() -> Array:
-        return jnp.zeros((bins, *problem.process.shape))
+        return jnp.zeros((bins, *shape))
 
     def weight(table: Array, t: Array) -> Array:
         log_r = jnp.log(jnp.maximum(residual(t), 1e-30))

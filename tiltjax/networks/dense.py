@@ -1,25 +1,15 @@
-"""Control networks u_theta(t, x), zero at initialization, in the units of the process's Gaussian.
-
-A flax module is split once, so that what flows through `jit` and `grad` is a plain tree of arrays. Your own network needs no
-flax: any `types.Network(init, apply)` with `apply(params, t, x) -> u` will do.
-"""
+"""Networks of dense layers on the flattened particle."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tiltjax.types import Key, Network, Params, Problem
+from tiltjax.types import Network, Params, Problem
 
-NUM_FREQUENCIES = 16
-
-
-def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
-    """In the working precision (flax's own default is float32 also where x64 is enabled)."""
-    return nnx.Linear(inputs, outputs, rngs=rngs, param_dtype=jax.dtypes.canonicalize_dtype(float), **options)
+from ._shared import NUM_FREQUENCIES, Gate, clip_norm, clock_features, init_of, linear, natural, split, time_features
 
 
 class _Residual(nnx.Module):
@@ -31,10 +21,10 @@ class _Residual(nnx.Module):
 
     def __init__(self, dim: int, width: int, depth: int, rngs: nnx.Rngs):
         features = 2 * NUM_FREQUENCIES + 1
-        self.state = _linear(dim, width, rngs)
-        self.time = _linear(features, width, rngs)
-        self.hidden = nnx.List([_linear(width, width, rngs) for _ in range(depth)])
-        self.out = _linear(width, 2 * dim, rngs, kernel_init=nnx.initializers.zeros)
+        self.state = linear(dim, width, rngs)
+        self.time = linear(features, width, rngs)
+        self.hidden = nnx.List([linear(width, width, rngs) for _ in range(depth)])
+        self.out = linear(width, 2 * dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, y: Array, features: Array) -> Array:
         shift, slope = self.parts(y, features)
@@ -50,24 +40,6 @@ class _Residual(nnx.Module):
         return shift, slope
 
 
-class _Gate(nnx.Module):
-    """A time embedding -> one number a coordinate, zero at initialization."""
-
-    def __init__(self, dim: int, rngs: nnx.Rngs, width: int = 64):
-        self.hidden = _linear(2 * NUM_FREQUENCIES + 1, width, rngs)
-        self.out = _linear(width, dim, rngs, kernel_init=nnx.initializers.zeros)
-
-    def __call__(self, features: Array) -> Array:
-        return self.out(jax.nn.gelu(self.hidden(features)))
-
-
-def time_features(level: Array) -> Array:
-    """sin and cos of 16 multiples of log(level), and log(level) itself. level = R_t + resolution, a variance."""
-    log = jnp.log(level)
-    waves = 0.35 * jnp.arange(1, NUM_FREQUENCIES + 1, dtype=log.dtype) * log
-    return jnp.concatenate([jnp.sin(waves), jnp.cos(waves), log[None] / 5])
-
-
 def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """u = gain_t [D + G * m / s](m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: D and G see the same on every path.
 
@@ -75,14 +47,14 @@ def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     When not to use it: particle systems (no symmetry is built in).
     """
     dim = math.prod(problem.process.shape)
-    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
-        m, gain, level = _coordinates(problem, t, x)
+        m, gain, level = natural(problem, t, x)
         out = nnx.merge(graph, params)(m.reshape(-1), time_features(level))
         return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
 
-    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
 
 
 def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: float = 10.0) -> Network:
@@ -98,18 +70,18 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
     limit = clip * math.sqrt(dim / problem.resolution)
 
     def build(rngs: nnx.Rngs) -> nnx.Dict:
-        return nnx.Dict(body=_Residual(dim, width, depth, rngs), gate=_Gate(dim, rngs))
+        return nnx.Dict(body=_Residual(dim, width, depth, rngs), gate=Gate(dim, rngs))
 
-    graph = _split(build)
+    graph = split(build)
 
     def apply(params: Params, t: Array, x: Array) -> Array:
-        m, gain, level = _coordinates(problem, t, x)
+        m, gain, level = natural(problem, t, x)
         features = time_features(level)
         net = nnx.merge(graph, params)
         out = net["body"](m.reshape(-1), features).reshape(x.shape) / jnp.sqrt(level)
-        return gain * (out + net["gate"](features).reshape(x.shape) * _clip_norm(slope(scale * m), limit))
+        return gain * (out + net["gate"](features).reshape(x.shape) * clip_norm(slope(scale * m), limit))
 
-    return Network(_init(build), apply, gradient_evaluations=1)
+    return Network(init_of(build), apply, gradient_evaluations=1)
 
 
 def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
@@ -122,33 +94,33 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """
     dim, scale2 = math.prod(problem.process.shape), problem.process.scale**2
     residual = problem.process.residual
-    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
-        y, _, _ = _coordinates(problem, t, x)
+        y, _, _ = natural(problem, t, x)
         variance = jnp.maximum(scale2 - residual(t), 1e-6 * scale2)
         level = variance + problem.resolution
         out = nnx.merge(graph, params)(y.reshape(-1), time_features(level)).reshape(x.shape)
         return out / jnp.sqrt(level) - y * (math.sqrt(scale2) / variance)
 
-    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
 
 
 def drift(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
     dim, s = math.prod(problem.process.shape), problem.process.scale
-    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
         return s * nnx.merge(graph, params)(x.reshape(-1) / s, clock_features(t)).reshape(x.shape)
 
-    return Network(_init(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
 
 
 def potential(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """g = grad phi, phi = s^2 sum_i [D y + G y^2 / 2]_i (y = x / s, t): for action matching, which needs phi itself."""
     dim, s = math.prod(problem.process.shape), problem.process.scale
-    graph = _split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
 
     def phi(params: Params, t: Array, x: Array) -> Array:
         y = x.reshape(-1) / s
@@ -156,41 +128,13 @@ def potential(problem: Problem, width: int = 192, depth: int = 3) -> Network:
         return s**2 * jnp.sum(shift * y + 0.5 * slope * jnp.square(y))
 
     return Network(
-        _init(lambda rngs: _Residual(dim, width, depth, rngs)),
+        init_of(lambda rngs: _Residual(dim, width, depth, rngs)),
         lambda params, t, x: jax.grad(phi, argnums=2)(params, t, x),
         potential=phi,
     )
-
-
-def clock_features(t: Array) -> Array:
-    """sin and cos of 16 multiples of pi t, and t itself."""
-    waves = math.pi * jnp.arange(1, NUM_FREQUENCIES + 1, dtype=t.dtype) * t
-    return jnp.concatenate([jnp.sin(waves), jnp.cos(waves), t[None]])
 
 
 def zero(problem: Problem) -> Network:
     """u = 0: the uncontrolled base. Its weights are plain importance weights."""
     del problem
     return Network(lambda key: (), lambda params, t, x: jnp.zeros_like(x))
-
-
-def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
-    """m / s, the gain, and R_t + q."""
-    process = problem.process
-    return process.response(t) * x / process.scale, process.gain(t), process.residual(t) + problem.resolution
-
-
-def _clip_norm(v: Array, limit: float) -> Array:
-    v = jnp.where(jnp.isfinite(v), v, 0.0)
-    return v * jnp.minimum(1.0, limit * jax.lax.rsqrt(jnp.sum(jnp.square(v)) + 1e-30))
-
-
-def _split(build: Any) -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
-
-
-def _init(build: Any) -> Any:
-    def init(key: Key) -> Params:
-        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))
-
-    return init
