@@ -129,6 +129,7 @@ def panel(
         below, above = (middle - low).T, (high - middle).T
         x, y = middle.T
         handles[name] = ax.errorbar(x, y, xerr=[below[0], above[0]], yerr=[below[1], above[1]], **style)
-    floors = [value for value in map(quality.floor, lines) if value is not None]
+    most = max((line.get("num_draws") or 0) for line in lines)  # fewer draws have a higher floor
+    floors = [value for line in lines if line.get("num_draws") == most and (value := quality.floor(line)) is not None]
     if floors:
         handles["floor: exact draws"] = ax.axhline(np.median(floors), color=GREY, linewidth=1, linestyle="--")

@@ -40,9 +40,11 @@ def _distance(name: str, heading: str) -> tuple[Column, ...]:
 
 
 COLUMNS = (
+    Column("draws", _key("num_draws"), "{:,.0f}"),
     Column("ESS", _key("ess")),
     Column("ceiling", _key("ess_ceiling")),
     Column("forward ESS", _key("forward_ess")),
+    Column("log Z", lambda line: line.get("log_z") if line.get("log_z_error") is None else None, "{:.3f}"),
     Column("log Z error", _key("log_z_error"), "{:+.4f}"),
     Column("its stderr", _key("log_z_stderr"), "{:.4f}"),
     *_distance("mode_total_variation", "mode TV"),
@@ -61,7 +63,8 @@ COLUMNS = (
     Column("memory MB", _key("peak_memory_mb"), "{:,.0f}"),
     Column("non-finite", _key("nonfinite_updates"), "{:.0f}"),
 )
-NOTES = """Median over seeds (least to greatest). `floor`: as many exact draws against exact draws. `ceiling`: the ESS of the
+NOTES = """Median over seeds (least to greatest). `floor`: as many exact draws against exact
+draws (fewer draws, higher floor: SMC has as many as its particles). `ceiling`: the ESS of the
 exact control on the same grid. Energies in kT. Calls include the pilot's, which every method runs; a call that gives value and
 gradient counts as one of each. `equal seconds`: a classical method with the time that the default took to train and to draw.
 Published figures are of raw draws; (p): read in the paper or its code, (n): in a secondary source.

@@ -18,7 +18,9 @@ BLOCK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # fewer than in a report
 COLUMNS = (
+    Column("draws", lambda line: line.get("num_draws"), "{:,.0f}"),
     Column("ESS", lambda line: line.get("ess"), "{:.2f}"),
+    Column("log Z", lambda line: line.get("log_z") if line.get("log_z_error") is None else None, "{:.2f}"),
     Column("log Z error", lambda line: line.get("log_z_error"), "{:+.3f}"),
     Column("its stderr", lambda line: line.get("log_z_stderr"), "{:.3f}"),
     Column("mode TV resampled", lambda line: line.get("mode_total_variation_resampled")),

@@ -17,16 +17,20 @@ from benchmarks.baselines.start import start
 from benchmarks.outcome import Outcome, kept, timed
 from tiltjax.types import Key
 
+LEAPS = 32  # of a transition, as the warm-up is foreseen
+
 
 def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chains: int = 8, warm_up: int = 300) -> Outcome:
     """Chains from over-dispersed normal draws in the pilot's units; each adapts its own step size and masses.
 
-    `evaluations` are of density and gradient, after the pilot: leapfrog steps of the warm-up and of what is kept. How many
-    draws fit is foreseen from the last third of the warm-up, ten transitions at least, so that a run may cost somewhat more
-    or less. When not to use it: modes that are far apart (a chain stays in its own).
+    `evaluations` are of density and gradient, after the pilot: leapfrog steps of the warm-up and of what is kept. The warm-up
+    has at most `warm_up` transitions, 50 at least, else as many as a third of the budget holds at LEAPS steps each. How many
+    draws fit is foreseen from its last third, ten transitions at least, so that a run may cost somewhat more or less.
+    When not to use it: modes that are far apart (a chain stays in its own).
     """
     key_start, key_draw, key_warm, key_run = jax.random.split(key, 4)
     begun = start(key_start, target)
+    warm_up = max(50, min(warm_up, evaluations // (6 * chains * LEAPS)))
     warm = blackjax.window_adaptation(
         blackjax.nuts, begun.log_density, adaptation_info_fn=get_filter_adapt_info_fn(info_keys={"num_integration_steps"})
     )
@@ -73,6 +77,7 @@ def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chain
         "gradient_evaluations": calls + begun.gradient_evaluations,
     }
     found = {
+        "warm_up": warm_up,
         "transitions": num_kept * stride,
         "divergent": int(jnp.sum(divergent)),
         "r_hat": float(jnp.max(blackjax.diagnostics.potential_scale_reduction(draws))) if chains > 1 else math.nan,
