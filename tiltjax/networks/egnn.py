@@ -77,15 +77,15 @@ class _Layer(nnx.Module):
     """
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.receive = _Dense(width, width, rngs)
-        self.send = _Dense(width, width, rngs, bias=False)
+        self.ends = _Dense(width, 2 * width, rngs)
         self.edge = _Dense(NUM_RADIAL + 1, width, rngs, bias=False)
         self.pull = _Dense(width, 1, rngs, bias=False, zero=True)
         self.gather = _Dense(width, width, rngs)
         self.node = _Dense(width, width, rngs)
 
     def __call__(self, h: Array, e: Array) -> tuple[Array, Array]:
-        message = jax.nn.silu(self.receive(h)[:, None, :] + self.send(h)[None, :, :] + self.edge(e))
+        receive, send = jnp.split(self.ends(h), 2, axis=-1)
+        message = jax.nn.silu(receive[:, None, :] + send[None, :, :] + self.edge(e))
         gathered = jnp.sum(message, axis=1) / math.sqrt(h.shape[0])
         return h + self.node(jax.nn.silu(self.gather(gathered))), self.pull(message)[..., 0]
 
