@@ -260,8 +260,8 @@ def test_egnn_on_the_messages_of_a_loop():
         total, pull = 0.0, 0.0
         for j in range(3):
             d = jnp.sqrt(jnp.sum((z[i] - z[j]) ** 2))
-            e = jnp.concatenate([jnp.exp(-0.5 * ((d - 0.4 * jnp.arange(16.0)) / 0.4) ** 2), d[None] / 6])
-            m = silu(dense(layer["receive"], h) + dense(layer["send"], h) + dense(layer["edge"], e))
+            e = jnp.concatenate([jnp.exp(-0.5 * (23 / 4 * d - jnp.arange(24.0)) ** 2), d[None] / 4])
+            m = silu(jnp.sum(dense(layer["ends"], h).reshape(2, 5), axis=0) + dense(layer["edge"], e))
             total, pull = total + m, pull + dense(layer["pull"], m) * (z[i] - z[j]) / 3
         own = h + dense(layer["node"], silu(dense(layer["gather"], total / math.sqrt(3))))
         v.append(pull + dense(params["own"], own) * z[i])

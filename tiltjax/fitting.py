@@ -59,6 +59,8 @@ def fit(
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
     _check(key, num_updates, num_steps, sampling_steps, learning_rate)
+    if not isinstance(problem, Problem):
+        problems.check_target(problem)
     network = default_network(problem) if network is None else network
     _check_recipes(loss, network)
     key_pilot, key_train = jax.random.split(key)

@@ -12,8 +12,8 @@ from tiltjax.types import Network, Params, Problem
 
 from ._shared import NUM_FREQUENCIES, clip_norm, init_of, natural, split, time_features
 
-NUM_RADIAL = 16
-REACH = 6.0  # of the radial functions, in standard deviations of the base: farther pairs see d itself
+NUM_RADIAL = 24
+REACH = 4.0  # of the radial functions, in standard deviations of the base: farther pairs see d itself
 
 
 def egnn(problem: Problem, width: int = 64, depth: int = 3, informed: bool = False, clip: float = 10.0) -> Network:
@@ -23,7 +23,7 @@ def egnn(problem: Problem, width: int = 64, depth: int = 3, informed: bool = Fal
         v_i = sum_l sum_j (z_i - z_j) a_l.m^l_ij / n + b.h_i z_i,     m^l_ij = silu(A_l h_i + B_l h_j + C_l e(|z_i - z_j|)),
         h_i <- h_i + D_l silu(E_l sum_j m^l_ij / sqrt(n)),            h_i = silu(time features) at first,
 
-    e: 16 Gaussians of the distance and the distance itself. Rotations, reflections and permutations of the particles commute
+    e: 24 Gaussians of the distance and the distance itself. Rotations, reflections and permutations of the particles commute
     with it, translations drop out. Zero at initialization.
 
     informed: with the gradient of the reward at the predicted end point, clipped as in `score_informed`, times gate_i = c.h_i;
@@ -77,15 +77,15 @@ class _Layer(nnx.Module):
     """
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.receive = _Dense(width, width, rngs)
-        self.send = _Dense(width, width, rngs, bias=False)
+        self.ends = _Dense(width, 2 * width, rngs)
         self.edge = _Dense(NUM_RADIAL + 1, width, rngs, bias=False)
         self.pull = _Dense(width, 1, rngs, bias=False, zero=True)
         self.gather = _Dense(width, width, rngs)
         self.node = _Dense(width, width, rngs)
 
     def __call__(self, h: Array, e: Array) -> tuple[Array, Array]:
-        message = jax.nn.silu(self.receive(h)[:, None, :] + self.send(h)[None, :, :] + self.edge(e))
+        receive, send = jnp.split(self.ends(h), 2, axis=-1)
+        message = jax.nn.silu(receive[:, None, :] + send[None, :, :] + self.edge(e))
         gathered = jnp.sum(message, axis=1) / math.sqrt(h.shape[0])
         return h + self.node(jax.nn.silu(self.gather(gathered))), self.pull(message)[..., 0]
 
