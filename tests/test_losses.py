@@ -176,6 +176,21 @@ def test_losses_on_paths_have_no_slope_at_the_exact_control_of_a_pretrained_base
     assert np.abs(z_scores(moved, 0.0)).max() > 5
 
 
+def test_labels_of_adjoint_matching_are_those_of_the_clipped_gradient():
+    """gain times grad r(X_1), cut at clip sqrt(d / q), for a Gaussian base; whether it was cut is said."""
+    process, steepness = gaussian("linear", (2,), SCALE), jnp.asarray([300.0, -400.0])
+    problem, times = problems.tilt(process, lambda x: steepness @ x, resolution=0.5), paths.power(6)
+    path = sde.simulate_path(process, lambda t, x: 0 * x, times, jax.random.key(0))
+    for clip, factor in ((10.0, 10 * np.sqrt(2 / 0.5) / 500), (1000.0, 1.0)):
+        item, clipped = labelled(problem, path, clip)
+        assert bool(clipped) == (factor < 1)
+        gain = jax.vmap(process.gain)(times[:-1])[:, None]
+        np.testing.assert_allclose(item.target, gain * factor * steepness[None], rtol=1e-9)
+    objective = losses.adjoint_matching(problem, small(problem), times, replay=Replay(8))
+    batch = objective.collect(Learned(small(problem).init(jax.random.key(0)), None), jax.random.key(1), 8)
+    assert batch.clipped.all()
+
+
 def test_log_weights_of_the_losses_are_those_of_the_paths():
     """On its own paths the log weight that `trajectory_balance` differentiates is `weights.girsanov`."""
     near, times = mixture("linear"), paths.power(6)
