@@ -125,13 +125,13 @@ def adjoint_sampling(
     times: Array,
     *,
     replay: Replay = ON_POLICY,
-    clip: float = CLIP,
+    clip: float = 3.0,
 ) -> Objective:
     """Adjoint Sampling (Havens et al. 2025, arXiv 2504.11713): the novel form on an unweighted buffer of its own samples.
 
     On a Gaussian base the regression target is minus the lean adjoint, a_t = -Phi_t grad r(X_1) in closed form; many gradient
     steps an energy evaluation. A control that is off by e makes labels that are off by -e R / q within a mode of variance q, so
-    solving the regression before collecting anew overshoots: hence a short buffer and a small learning rate.
+    solving the regression before collecting anew overshoots: hence a short buffer, a small learning rate, and a tighter clip.
     When not to use it: separated modes (nothing holds on to a mode that the control forgets).
     """
     return novel_score_matching(problem, network, times, replay=replay, clip=clip)._replace(learning_rate=ON_POLICY_RATE)
