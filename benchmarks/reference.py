@@ -85,7 +85,7 @@ def particles() -> Space:
 
 
 def space_of(target: tj.Target) -> Space:
-    return particles() if getattr(target, "centred", False) else FREE
+    return particles() if target.centred else FREE
 
 
 class Reference(NamedTuple):
@@ -232,7 +232,7 @@ def command(case: str, target: tj.Target, seed: int, draws: int | None, out: Pat
     with console.status(f"{case}: chains"):
         x, record = make(target, RECIPES.get(case, DEFAULT), jax.random.key(seed), draws)
     made = Reference(x, {"case": case, "seed": seed, **record, **provenance()})
-    write(out, case, made, bool(getattr(target, "centred", False)))
+    write(out, case, made, target.centred)
     console.print_json(json.dumps(made.record))
     if record["rhat"] > 1.01:
         console.print(f"[red]r-hat is {record['rhat']:.3f}, above 1.01: no reference. More draws, or a longer warm-up")

@@ -39,6 +39,11 @@ def sampler():
 CASES = {
     # the density
     "not a target": (lambda: tj.fit(KEY, SQUARE), TypeError, r"a target is needed; got function\. Wrap .*Target\(log_density"),
+    "a centred target elsewhere": (
+        lambda: tj.fit(KEY, tj.targets.double_well(), location=3.0),
+        ValueError,
+        r"a centred target is around 0.*got location=3\.0",
+    ),
     "not callable": (lambda: fit(3.0), TypeError, r"log_density must be a function .*; got float"),
     "returns a vector": (
         lambda: fit(lambda x: -(x**2)),

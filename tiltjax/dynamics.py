@@ -33,10 +33,10 @@ def simulate(problem: Problem, control: ControlFn, times: Array, key: Key) -> Sa
         return Samples(end.x, end.log_ratio + problem.reward(end.x))
     key_start, key_noise = jax.random.split(key)
     walker = start(anneal, control, times[0], problem.process.initial(key_start))
+    driver = sde.Noise(key_noise, problem.process.shape)
 
     def step(walker: Walker, k: Array) -> tuple[Walker, None]:
-        xi = jax.random.normal(jax.random.fold_in(key_noise, k), problem.process.shape)  # those of `sde.noise`
-        return move(anneal, control, times[k], times[k + 1], walker, xi), None
+        return move(anneal, control, times[k], times[k + 1], walker, driver.evaluate(k)[1]), None
 
     walker, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), walker, jnp.arange(len(times) - 1))
     return Samples(walker.x, walker.log_weight)

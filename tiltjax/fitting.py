@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -192,6 +193,10 @@ def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tu
     target = target._replace(log_density=problems.traced_once(target.log_density))
     free = particles.free(target)
     if target.centred:
+        if np.any(np.asarray(location) != 0):
+            raise ValueError(
+                f"a centred target is around 0, where its draws have their centre; got location={location}. Leave it out."
+            )
         found = pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
     else:
         found = pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)

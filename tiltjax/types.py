@@ -194,7 +194,7 @@ class Objective(NamedTuple):
     `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
     `regression` is what `loss` is made of when it regresses the control on labels; None when it does not.
-    `learning_rate` is the largest that `fit` starts from unless told otherwise.
+    `learning_rate` is where `fit` starts its schedule, unless it is given another.
     """
 
     init: Callable[[], Params]

@@ -27,7 +27,7 @@ def always(target: tj.Target) -> bool:
 
 def equal_particles(target: tj.Target) -> bool:
     """Configurations (particles, d) of equal particles, free of their centre: the target says so."""
-    return bool(getattr(target, "centred", False)) and len(target.shape) == 2
+    return target.centred and len(target.shape) == 2
 
 
 def known_modes(target: tj.Target) -> bool:
