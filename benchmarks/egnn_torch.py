@@ -79,10 +79,13 @@ def compare(n: int, dim: int, batch: int, width: int, depth: int, repeats: int) 
     t = jax.random.uniform(jax.random.key(3), (batch,), minval=0.05, maxval=0.95)
 
     def forward(params: Any, t: jax.Array, y: jax.Array) -> jax.Array:
-        return jax.vmap(network.apply, (None, 0, 0))(params, t, y)
+        return tj.batching.each(lambda t, y: network.apply(params, t, y), (t, y), network.at_once)
+
+    def error(params: Any, t: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(network.apply(params, t, y) - y))
 
     def loss(params: Any, t: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.mean(jnp.square(forward(params, t, y) - y))
+        return tj.batching.mean(error, params, (t, y), network.at_once)
 
     weights = jax.tree.map(lambda a: torch.tensor(np.asarray(a), requires_grad=True), params)
     theirs = torch_apply(problem, weights)

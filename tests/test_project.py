@@ -21,6 +21,7 @@ PACKAGE = ROOT / "tiltjax"
 ROOMS = [
     "types",
     "calculus",
+    "batching",
     "coordinates",
     "particles",
     "paths",

@@ -7,6 +7,7 @@ draws = sampler.sample(jax.random.key(1), 10_000)     # Samples(x, log_weight)
 
 from tiltjax import (
     annealing,
+    batching,
     buffers,
     coordinates,
     diagnostics,
@@ -45,6 +46,7 @@ __all__ = [
     "Samples",
     "Target",
     "annealing",
+    "batching",
     "buffers",
     "coordinates",
     "diagnostics",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, dynamics, paths, problems, weights
+from tiltjax import batching, checkpoints, dynamics, paths, problems, weights
 from tiltjax.sde import ControlFn
 from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_key
 
@@ -128,7 +128,10 @@ def sampler(
     """Compiles nothing yet: a program is built at the first draw of each size and kept."""
 
     def forward(params: Params, keys: Key, times: Array) -> Samples:
-        return jax.vmap(lambda k: draw(problem, lambda t, x: network.apply(params, t, x), times, k))(keys)
+        def one(key: Key) -> Samples:
+            return draw(problem, lambda t, x: network.apply(params, t, x), times, key)
+
+        return batching.each(one, (keys,), network.at_once)
 
     def back(params: Params, keys: Key, times: Array, x: Array) -> Samples:
         def one(key: Key, x: Array) -> Samples:
@@ -138,7 +141,7 @@ def sampler(
             path = dynamics.simulate_backward(problem, control, times, key, problem.encode(x))
             return Samples(x, dynamics.own_log_weight(problem, control, path))
 
-        return jax.vmap(one)(keys, x)
+        return batching.each(one, (keys, x), network.at_once)
 
     record = record or {"format": 1, "shape": list(problems.user_shape(problem))}
     return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record, report)

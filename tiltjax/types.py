@@ -147,6 +147,7 @@ class Network(NamedTuple):
     apply: Control
     gradient_evaluations: int = 0  # of the density, in one call of apply
     potential: Callable[[Params, Array, Array], Array] | None = None  # (params, t, x) -> phi, where apply is grad phi
+    at_once: int | None = None  # particles in one call of the batched apply, where more are slower; None: any number
 
 
 class Mixture(NamedTuple):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import sde
+from tiltjax import batching, sde
 from tiltjax.losses.collect import ON_POLICY_RATE, clip_slope, labelled_paths, needs_memoryless, nothing
 from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
@@ -66,7 +66,7 @@ def adjoint_matching(
         return steps * at(params, step_at(t), item)
 
     def loss(params: Learned, key: Key, data: Labelled) -> Array:
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.x.shape[0]), data))
+        return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
     return Objective(nothing, collect, loss, replay, regression=Regression(target, term), learning_rate=ON_POLICY_RATE)
 

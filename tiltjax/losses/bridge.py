@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import paths, processes, sde, weights
+from tiltjax import batching, paths, processes, sde, weights
 from tiltjax.losses.collect import clip_slope, draw_level
 from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Problem, Replay
 
@@ -72,7 +72,7 @@ def adjoint_bridge_matching(
             slope, clipped = clip_slope(problem, slope, clip)
             return Batch(Pulled(start, end.x, slope + jax.grad(base)(end.x)), end.log_ratio + reward, clipped)
 
-        return jax.vmap(one)(jax.random.split(key, n))
+        return batching.each(one, (jax.random.split(key, n),), network.at_once)
 
     def one(params: Learned, key: Key, pair: Pulled) -> Array:
         key_time, key_noise = jax.random.split(key)
@@ -82,7 +82,7 @@ def adjoint_bridge_matching(
         return (residual(t) + problem.resolution) * jnp.sum(jnp.square(network.apply(params.control, t, x) / gain(t) - target))
 
     def loss(params: Learned, key: Key, data: Pulled) -> Array:
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.end.shape[0]), data))
+        return batching.mean(one, params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
 
     return Objective(lambda: corrector.init(jax.random.key(0)), collect, loss, replay)
 
@@ -108,7 +108,7 @@ def corrector_matching(
             start, end = _pair(problem, control, params.extra, times, key)
             return Pairs(start, end.x)
 
-        return Batch(jax.vmap(one)(jax.random.split(key, n)), jnp.zeros(n), jnp.zeros(n, bool))
+        return Batch(batching.each(one, (jax.random.split(key, n),), control.at_once), jnp.zeros(n), jnp.zeros(n, bool))
 
     def one(params: Learned, key: Key, pair: Pairs) -> Array:
         key_time, key_end, key_noise = jax.random.split(key, 3)
@@ -121,7 +121,7 @@ def corrector_matching(
         return spent * jnp.sum(jnp.square(network.apply(params.control, t, x) - score))
 
     def loss(params: Learned, key: Key, data: Pairs) -> Array:
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.end.shape[0]), data))
+        return batching.mean(one, params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
 
     def init() -> Params:
         return control.init(jax.random.key(0))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import dynamics, paths, sde
+from tiltjax import batching, dynamics, paths, sde
 from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
 
 # of losses whose labels grad r(X_1) answer to the control that drew them: larger ones end in oscillations on stiff targets
@@ -48,7 +48,7 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
         slope, clipped = clip_slope(problem, slope, clip)
         return Batch(EndPoints(end.x, slope), end.log_ratio + reward, clipped)
 
-    return jax.vmap(one)(jax.random.split(key, n))
+    return batching.each(one, (jax.random.split(key, n),), network.at_once)
 
 
 def end_slope(problem: Problem, x: Array) -> tuple[Array, Array]:
@@ -84,7 +84,7 @@ def labelled_paths(
         known = dynamics.known(problem, path)
         return label(path, known), dynamics.own_log_weight(problem, control, path, known)
 
-    data, log_weight = jax.vmap(one)(jax.random.split(key, n))
+    data, log_weight = batching.each(one, (jax.random.split(key, n),), network.at_once)
     return Batch(data, log_weight, jnp.zeros(n, bool))
 
 

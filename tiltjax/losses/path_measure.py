@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import dynamics
+from tiltjax import batching, dynamics
 from tiltjax.losses.collect import labelled_paths, nothing
 from tiltjax.types import Batch, Fields, Key, Learned, Network, Objective, Params, Path, Problem, Replay
 
@@ -88,7 +88,7 @@ def relative_entropy(
 
     def loss(params: Learned, key: Key, data: Array) -> Array:
         del key
-        return jnp.mean(jax.vmap(one, (None, 0))(params, data))
+        return batching.mean(one, params, (data,), network.at_once)
 
     energies, gradients = dynamics.evaluations(problem, len(times) - 1)
     return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False)

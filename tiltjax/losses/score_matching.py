@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import processes, weights
+from tiltjax import batching, processes, weights
 from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
 from tiltjax.problems import is_centred
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
@@ -67,8 +67,7 @@ def mixture_score_matching(
         return term(params, key_noise, draw_level(problem, key_time)[0], end)
 
     def loss(params: Learned, key: Key, data: EndPoints) -> Array:
-        keys = jax.random.split(key, data.x.shape[0])
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, keys, data))
+        return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
         return end_points(problem, network, times, params, key, n, clip)

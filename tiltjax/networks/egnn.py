@@ -49,7 +49,8 @@ def egnn(problem: Problem, width: int = 64, depth: int = 3, informed: bool = Fal
             out = out + own[:, 1:] * particles.embed(clip_norm(slope(scale * m), limit))
         return gain * particles.project(out)
 
-    return Network(init_of(build), apply, gradient_evaluations=int(informed))
+    at_once = _at_once(problem.process.shape[0] + 1, width)
+    return Network(init_of(build), apply, gradient_evaluations=int(informed), at_once=at_once)
 
 
 class _Dense(nnx.Module):
@@ -70,7 +71,7 @@ class _Dense(nnx.Module):
 
 
 class _Layer(nnx.Module):
-    """(h (n, width), e (n, n, radial)) -> the next h, and the weights (n, n) of the pairs' vectors.
+    """(h (n or 1, width), e (n, n, radial)) -> the next h, and the weights (n, n) of the pairs' vectors.
 
     The first layer of a pair's message is a sum of parts of its ends and of its distance: what costs n^2 width is the bend
     alone.
@@ -86,7 +87,7 @@ class _Layer(nnx.Module):
     def __call__(self, h: Array, e: Array) -> tuple[Array, Array]:
         receive, send = jnp.split(self.ends(h), 2, axis=-1)
         message = jax.nn.silu(receive[:, None, :] + send[None, :, :] + self.edge(e))
-        gathered = jnp.sum(message, axis=1) / math.sqrt(h.shape[0])
+        gathered = jnp.sum(message, axis=1) / math.sqrt(e.shape[0])
         return h + self.node(jax.nn.silu(self.gather(gathered))), self.pull(message)[..., 0]
 
 
@@ -100,7 +101,7 @@ class _Egnn(nnx.Module):
         """The pairs' share of v (n, d), and the gates (n, gates)."""
         n = z.shape[0]
         time = jax.nn.silu(self.time(features))
-        h = jnp.broadcast_to(time[None], (n, time.size))
+        h = time[None]  # one row for all: the first layer tells them apart
         gap = z[:, None, :] - z[None, :, :]
         e = _radial(gap)
         pulls = jnp.zeros((n, n), z.dtype)
@@ -117,6 +118,13 @@ def _radial(gap: Array) -> Array:
     width = REACH / (NUM_RADIAL - 1)
     centres = width * jnp.arange(NUM_RADIAL, dtype=distance.dtype)[None, None, :]
     return jnp.concatenate([jnp.exp(-0.5 * jnp.square((distance - centres) / width)), distance / REACH], axis=-1)
+
+
+def _at_once(n: int, width: int, cache: int = 2**19) -> int | None:
+    """On a CPU: configurations, a power of two, whose messages of one layer fill half a mebibyte; elsewhere any number."""
+    if jax.default_backend() != "cpu":
+        return None
+    return 2 ** max(0, int(math.log2(cache / (4 * n * n * width))))
 
 
 def _needs_symmetry(problem: Problem) -> None:
