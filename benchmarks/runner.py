@@ -219,9 +219,11 @@ def finite(value: Any) -> Any:
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Functions by their names, the rest as JSON has it."""
+    """Functions by their names, recipes by their fields, the rest as JSON has it."""
 
     def plain(value: Any) -> Any:
+        if hasattr(value, "_asdict"):
+            return _plain(value._asdict())
         if callable(value) and not isinstance(value, tuple):
             return getattr(value, "__name__", repr(value))
         return value if isinstance(value, str | int | float | bool | None) else repr(value)

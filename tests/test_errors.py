@@ -173,6 +173,7 @@ CASES = {
         ValueError,
         r"learning_rate must be positive.*; got nan",
     ),
+    "defensive share": (lambda: weights.defensive(weights.tempered(0.2), 1.0), ValueError, r"in \(0, 1\); got 1\.0"),
     "ess floor": (lambda: weights.tempered(2.0), ValueError, r"in \(0, 1\); got 2\.0"),
     "matrix of log weights": (
         lambda: tj.diagnostics.ess(jnp.zeros((3, 3))),

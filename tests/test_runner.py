@@ -129,6 +129,16 @@ def test_what_a_case_overrides_is_run_both_ways(overridden):
     assert [job.tuned for job in sweep.jobs("gmm40", "log_variance", "smoke", [0])] == [False]
 
 
+def test_a_replay_in_a_line_tells_its_weights():
+    def line(share):
+        weighting = tj.weights.defensive(tj.weights.tempered(0.2), share)
+        return runner.begun(runner.Job("dw4", "default", 0, "smoke", extra={"replay": tj.Replay(64, weighting=weighting)}))
+
+    assert line(0.1)["arguments"]["replay"]["weighting"] == "defensive(tempered(0.2), 0.1)"
+    assert line(0.1)["arguments"]["replay"]["num_particles"] == 64
+    assert runner.identity(line(0.1)) == runner.identity(line(0.1)) != runner.identity(line(0.3))
+
+
 @pytest.mark.parametrize("names", [("nothing", "default", "smoke"), ("gmm40", "nothing", "smoke"), ("gmm40", "smc", "nothing")])
 def test_unknown_names_are_refused_with_those_known(names):
     with pytest.raises(SystemExit, match=r"there is no \w+ 'nothing'; there are: "):

@@ -248,6 +248,16 @@ def test_temper_meets_the_floor_and_no_more():
     assert jnp.isneginf(weights.tempered(0.2)(jnp.full(5, -jnp.inf))).all()
 
 
+def test_defensive_weights_are_a_mixture_with_equal_ones():
+    log_weight = jnp.asarray([0.0, 2.0, -200.0, -jnp.inf, jnp.nan])
+    weighted = weights.defensive(weights.tempered(0.5), 0.1)(log_weight)
+    some = np.exp(weights.tempered(0.5)(log_weight)[:3])
+    expected = np.append(0.9 * some / some.sum() + 0.1 / 3, [0.0, 0.0])
+    np.testing.assert_allclose(weights.normalize(weighted), expected, rtol=1e-6)
+    assert float(jnp.sum(jnp.exp(weighted))) == pytest.approx(1.0, abs=1e-6)
+    assert jnp.isneginf(weights.defensive(weights.tempered(0.2), 0.1)(jnp.full(5, -jnp.inf))).all()
+
+
 def test_truncated_and_unweighted():
     w = jnp.concatenate([jnp.full(99, 1.0), jnp.full(1, 1e4)])
     mean = float(w.mean())

@@ -152,7 +152,28 @@ def tempered(ess_floor: float) -> Callable[[Array], Array]:
         # 0 * -inf is not a number: particles without weight stay without
         return jnp.where(jnp.isfinite(log_weight), temper(log_weight, ess_floor) * log_weight, -jnp.inf)
 
+    weighting.__name__ = f"tempered({ess_floor})"
     return weighting
+
+
+def defensive(weighting: Callable[[Array], Array], share: float) -> Callable[[Array], Array]:
+    """(1 - share) w + share / n for the normalized w of `weighting`: no finite particle counts for less than share / n.
+
+    For replay buffers: draws that strayed have no weight, so weights alone never show the control where they are and what
+    pulls them back; its draws then have tails of absurd energies. Only for labels with the gradient of the reward (not for
+    `conditional_score_matching`, which learns to reproduce what it is shown). When not to use it: separated modes (the share
+    remembers the modes that the control has, not those that it lost).
+    Raises ValueError unless 0 < share < 1. Source: Hesterberg (1995), Technometrics 37 (the mixture).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is a fraction of the weight, in (0, 1); got {share}.")
+
+    def mixed(log_weight: Array) -> Array:
+        some, every = (normalize(f(log_weight)) for f in (weighting, unweighted))
+        return jnp.where(jnp.isfinite(log_weight), jnp.log((1 - share) * some + share * every), -jnp.inf)
+
+    mixed.__name__ = f"defensive({getattr(weighting, '__name__', 'weighting')}, {share})"
+    return mixed
 
 
 def resample(key: Key, log_weight: Array, num: int) -> Array:

@@ -1,10 +1,15 @@
-"""What mixtures share: their checks, and the sum over components."""
+"""What mixtures share: their checks, the sum over components, the choice of one."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
+
+from ..types import Key, Target
+from ._particle import default_float
 
 
 def check_means(means: ArrayLike) -> np.ndarray:
@@ -27,6 +32,20 @@ def check_weights(weights: ArrayLike | None, num_modes: int) -> np.ndarray:
     if abs(array.sum() - 1.0) > 1e-5:
         raise ValueError(f"got weights that sum to {array.sum():.6g}, expected 1: pass weights / weights.sum()")
     return array / array.sum()
+
+
+def mixture(log_joint: Callable[[Array], Array], dim: int, weights: np.ndarray, draw: Callable[[Key, Array], Array]) -> Target:
+    """Of log_joint(x) (K,) = log weights_k + log p_k(x), normalized; draw(key, k) is one of p_k for each of k (n,)."""
+
+    def sample(key: Key, n: int) -> Array:
+        key_mode, key_draw = jax.random.split(key)
+        k = jax.random.categorical(key_mode, jnp.asarray(np.log(weights), default_float()), shape=(n,))
+        return draw(key_draw, k)
+
+    def mode(x: Array) -> Array:
+        return jnp.argmax(log_joint(x)).astype(jnp.int32)
+
+    return Target(lambda x: logsumexp(log_joint(x)), (dim,), 0.0, sample, mode, jnp.asarray(weights, default_float()))
 
 
 def logsumexp(a: Array) -> Array:

@@ -9,7 +9,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ..types import Key, Target
-from ._mixture import check_means, check_weights, logsumexp
+from ._mixture import check_means, check_weights, mixture
 from ._particle import default_float, particle
 
 
@@ -29,8 +29,7 @@ def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, we
     num_modes, d = means_.shape
     scale_ = _scales(scale, num_modes, d)
     weights_ = check_weights(weights, num_modes)
-    log_weights = np.log(weights_)
-    constant = log_weights - np.log(scale_).sum(1) - 0.5 * d * math.log(2 * math.pi)
+    constant = np.log(weights_) - np.log(scale_).sum(1) - 0.5 * d * math.log(2 * math.pi)
 
     def log_joint(x: Array) -> Array:
         x = particle(x, (d,))
@@ -38,20 +37,12 @@ def gmm(means: ArrayLike = ((-3.0, 0.0), (3.0, 0.0)), scale: ArrayLike = 1.0, we
         z = (x[:, None] - jnp.asarray(means_.T, x.dtype)) * jnp.asarray(1 / scale_.T, x.dtype)
         return jnp.asarray(constant, x.dtype) - 0.5 * jnp.sum(z**2, 0)
 
-    def log_density(x: Array) -> Array:
-        return logsumexp(log_joint(x))
-
-    def mode(x: Array) -> Array:
-        return jnp.argmax(log_joint(x)).astype(jnp.int32)
-
-    def sample(key: Key, n: int) -> Array:
+    def draw(key: Key, k: Array) -> Array:
         dtype = default_float()
-        key_mode, key_noise = jax.random.split(key)
-        k = jax.random.categorical(key_mode, jnp.asarray(log_weights, dtype), shape=(n,))
-        xi = jax.random.normal(key_noise, (n, d), dtype)
+        xi = jax.random.normal(key, (k.size, d), dtype)
         return jnp.asarray(means_, dtype)[k] + jnp.asarray(scale_, dtype)[k] * xi
 
-    return Target(log_density, (d,), 0.0, sample, mode, jnp.asarray(weights_, default_float()))
+    return mixture(log_joint, d, weights_, draw)
 
 
 def _scales(scale: ArrayLike, num_modes: int, d: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ..types import Key, Target
-from ._mixture import check_means, check_weights, logsumexp
+from ._mixture import check_means, check_weights, mixture
 from ._particle import default_float, particle
 
 
@@ -31,28 +31,19 @@ def student_mixture(
     num_modes, d = means_.shape
     if not (math.isfinite(degrees) and degrees > 0):
         raise ValueError(f"got degrees={degrees}, expected positive degrees of freedom: gmm(means) is the limit of many")
-    log_weights = np.log(check_weights(weights, num_modes))
+    weights_ = check_weights(weights, num_modes)
     peak = math.lgamma(0.5 * (degrees + 1)) - math.lgamma(0.5 * degrees) - 0.5 * math.log(degrees * math.pi)
     power = 0.5 * (degrees + 1)
 
     def log_joint(x: Array) -> Array:
         x = particle(x, (d,))
         z = x[:, None] - jnp.asarray(means_.T, x.dtype)  # (d, K): the long axis last
-        return jnp.asarray(log_weights + d * peak, x.dtype) - power * jnp.sum(jnp.log1p(z * z / degrees), 0)
+        return jnp.asarray(np.log(weights_) + d * peak, x.dtype) - power * jnp.sum(jnp.log1p(z * z / degrees), 0)
 
-    def log_density(x: Array) -> Array:
-        return logsumexp(log_joint(x))
+    def draw(key: Key, k: Array) -> Array:
+        return jnp.asarray(means_, default_float())[k] + _draw_t(key, degrees, (k.size, d))
 
-    def mode(x: Array) -> Array:
-        return jnp.argmax(log_joint(x)).astype(jnp.int32)
-
-    def sample(key: Key, n: int) -> Array:
-        dtype = default_float()
-        key_mode, key_noise = jax.random.split(key)
-        k = jax.random.categorical(key_mode, jnp.asarray(log_weights, dtype), shape=(n,))
-        return jnp.asarray(means_, dtype)[k] + _draw_t(key_noise, degrees, (n, d))
-
-    return Target(log_density, (d,), 0.0, sample, mode, jnp.asarray(np.exp(log_weights), default_float()))
+    return mixture(log_joint, d, weights_, draw)
 
 
 def _draw_t(key: Key, degrees: float, shape: tuple[int, ...]) -> Array:
