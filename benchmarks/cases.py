@@ -131,6 +131,7 @@ _LJ55 = (
 # draws of particles that stray have absurd energies, and no weight: a share of the buffer shows the control where they are
 _STRAYS = tj.losses.score_matching.REPLAY._replace(weighting=tj.weights.defensive(tj.weights.tempered(0.2), 0.03))
 _TUNED_DW4 = {"default": {"replay": _STRAYS, "learning_rate": 8e-3, "sampling_steps": 400}}
+_TUNED_LJ13 = {"default": {"replay": _STRAYS._replace(num_particles=1000, capacity=10_000), "learning_rate": 8e-3}}
 
 CASES: dict[str, Case] = {
     "gmm40": Case(tj.targets.gmm40, _GMM40, ("smoke", "quick"), _gmm40("fab", math.log1p(math.e))),
@@ -146,7 +147,7 @@ CASES: dict[str, Case] = {
     "wells32_d100": Case(lambda: tj.targets.delta_many_well(100), _wells(0.002, 3.46)),
     "wells32_d200": Case(lambda: tj.targets.delta_many_well(200), _wells(0.002, 3.32)),
     "dw4": Case(tj.targets.double_well, _DW4, ("quick",), overrides=_TUNED_DW4),
-    "lj13": Case(tj.targets.lennard_jones, _LJ13),
+    "lj13": Case(tj.targets.lennard_jones, _LJ13, overrides=_TUNED_LJ13),
     "lj55": Case(lambda: tj.targets.lennard_jones(55), _LJ55),
     "phi4_8x8": Case(tj.targets.phi4, (), ("quick",)),
     "phi4_16x8": Case(lambda: tj.targets.phi4((16, 8))),
