@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,18 +202,24 @@ def reference(case: str, made: Path = MADE) -> Reference:
     raise FileNotFoundError(f"there are no reference draws of {case}: make them with `python -m benchmarks reference {case}`")
 
 
-def sampler(x: np.ndarray) -> Callable[[Key, int], Array]:
+@dataclass(frozen=True)
+class Kept:
     """A `Target.sample` of kept draws: n of them without repetition while there are as many.
 
-    Beyond that all of them once more, and so on: standard errors are then too small.
+    Beyond that all of them once more, and so on: standard errors are then too small (`at_most`).
     """
 
-    def sample(key: Key, n: int) -> Array:
-        rounds = jax.random.split(key, -(-n // len(x)))
-        index = jnp.concatenate([jax.random.permutation(one, len(x)) for one in rounds])[:n]
-        return jnp.asarray(x, jnp.result_type(float))[index]
+    x: np.ndarray
 
-    return sample
+    def __call__(self, key: Key, n: int) -> Array:
+        rounds = jax.random.split(key, -(-n // len(self.x)))
+        index = jnp.concatenate([jax.random.permutation(one, len(self.x)) for one in rounds])[:n]
+        return jnp.asarray(self.x, jnp.result_type(float))[index]
+
+
+def at_most(target: tj.Target, n: int) -> int:
+    """n, or as many different reference draws as there are."""
+    return min(n, len(target.sample.x)) if isinstance(target.sample, Kept) else n
 
 
 def equip(case: str, target: tj.Target, made: Path = MADE) -> tj.Target:
@@ -220,7 +227,7 @@ def equip(case: str, target: tj.Target, made: Path = MADE) -> tj.Target:
     if target.sample is not None:
         return target
     try:
-        return target._replace(sample=sampler(reference(case, made).x))
+        return target._replace(sample=Kept(reference(case, made).x))
     except FileNotFoundError:
         return target
 

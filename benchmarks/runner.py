@@ -21,7 +21,7 @@ from benchmarks import metrics
 from benchmarks.cases import BUDGETS, CASES, Case, Components, overrides
 from benchmarks.methods import METHODS
 from benchmarks.outcome import Outcome
-from benchmarks.reference import equip
+from benchmarks.reference import at_most, equip
 from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
@@ -144,7 +144,7 @@ def judge(
         "elbo_stderr": float(elbo.stderr),
     }
     if target.sample is not None:
-        back = sampler.backward(key_back, target.sample(key_reference, n)).log_weight
+        back = sampler.backward(key_back, target.sample(key_reference, at_most(target, n))).log_weight
         eubo = tj.diagnostics.eubo(back)
         figures |= {"eubo": float(eubo.value), "eubo_stderr": float(eubo.stderr)}
         figures["forward_ess"] = float(tj.diagnostics.forward_ess(back))

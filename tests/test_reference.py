@@ -141,10 +141,12 @@ def test_kept_references_are_small_and_what_their_checksums_say():
 
 
 def test_draws_do_not_repeat_until_all_are_used():
-    sample = reference.sampler(np.arange(10.0)[:, None])
+    sample = reference.Kept(np.arange(10.0)[:, None])
     assert sorted(sample(jax.random.key(0), 10)[:, 0]) == list(range(10))
     assert len(np.unique(sample(jax.random.key(1), 6))) == 6
     assert [int(n) for n in np.unique(sample(jax.random.key(2), 20), return_counts=True)[1]] == [2] * 10
+    kept = tj.Target(double_well, (4, 2), sample=sample)
+    assert [reference.at_most(target, 20) for target in (kept, tj.targets.gmm40())] == [10, 20]
 
 
 def test_a_target_without_draws_gets_those_of_its_case(tmp_path):
@@ -210,7 +212,7 @@ def test_the_kept_lennard_jones_clusters_have_the_known_energies():
 def test_the_floors_of_the_double_wells():
     """At n = 2000: energy W2 0.10 +- 0.03, pair distances 0.045."""
     x = reference.reference("dw4", reference.KEPT).x
-    target = tj.Target(double_well, (4, 2), sample=reference.sampler(x))
+    target = tj.Target(double_well, (4, 2), sample=reference.Kept(x))
     energy = metrics.floors(jax.random.key(0), lambda a, b: metrics.energy_w2(target, a, b), target.sample, 2000, 20)
     assert abs(np.median(energy) - 0.10) < 0.03
     pairs = metrics.floors(jax.random.key(0), metrics.pair_distance_w2, target.sample, 2000, 20)
