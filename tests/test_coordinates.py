@@ -59,6 +59,18 @@ def test_a_hierarchy_is_found_with_its_parameters():
     np.testing.assert_allclose(np.cov(y, rowvar=False), np.eye(5), atol=0.06)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_neck_of_a_hierarchy_is_as_wide_as_the_rest_and_in_the_middle(seed):
+    """Eight schools, where tau < e^-3 (1 % of the mass): theta - mu is e^-4 of its usual size, and its mean depends on tau."""
+    exact = targets.eight_schools()
+    found = noncentring.find(np.asarray(exact.sample(jax.random.key(seed), 2048), np.float64))
+    assert found is not None
+    x = exact.sample(jax.random.key(100), 100_000)
+    y = np.asarray(jax.vmap(found.inverse)(x))[(x[:, 1] < -3) & (x[:, 1] > -5)][:, 2:]
+    assert np.abs(y.mean(0)).max() < 2.5
+    assert 0.4 < y.std(0).min() and y.std(0).max() < 2
+
+
 @pytest.mark.parametrize("target", [targets.gmm40(), targets.many_well(8)], ids=["gmm40", "many_well"])
 def test_modes_are_no_hierarchy(target):
     x = np.asarray(target.sample(KEY, 4000), np.float64)

@@ -1,7 +1,8 @@
 """Coordinates whose scale depends on others: found on particles, and undone by `Coordinates.slopes`.
 
 The model, for followers i and leaders among the other coordinates, with z the others in units of their own width:
-    x_i = mean_i + beta_i.z + sigma_i exp(slopes_i.phi(z)) y_i,   y_i of unit variance.
+    x_i = mean_i + beta_i.z + sigma_i exp(slopes_i.phi(z)) y_i,   y_i of unit variance,   beta_i = 0 on the leaders
+(a mean that followed a leader would miss the neck, ever more of its widths the narrower it is).
 Means and betas are estimated by least squares with weights exp(-2 slopes.phi): the neck of a funnel, where it is narrow, says
 where it is.
 Sources: Papaspiliopoulos, Roberts, Skoeld (2007), Statist. Sci. 22 (non-centring); Harvey (1976), Econometrica 44 (estimator).
@@ -17,6 +18,7 @@ from tiltjax.coordinates import CORRELATION_TIME, REACH, Coordinates, spread
 LEAST = 0.25  # to lead
 ALSO = 0.05  # to follow one that leads
 ROUNDS = 6
+NECK = 0.02  # of the particles, the narrowest, weigh alike: one alone would say nothing of a slope
 
 
 class Fit(NamedTuple):
@@ -47,13 +49,13 @@ def find(x: np.ndarray) -> Coordinates | None:
 
 
 def _without_those_that_lose(followers: np.ndarray, leaders: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Followers that still follow when only those that do not are known.
+    """Followers that still follow when only those that neither follow nor lead are known.
 
     What a hierarchy is centred on is known better where its members are narrow, and seems to follow: the weakest leaves first.
     """
     followers, phi = followers.copy(), _phi(z[:, leaders])
     while followers.any():
-        known = z[:, ~followers]
+        known = z[:, ~followers & ~leaders]
         residual = z[:, followers] - known @ np.linalg.lstsq(known, z[:, followers], rcond=None)[0]
         gain = _gain(residual, phi).max(1)
         if gain.min() >= ALSO:
@@ -94,9 +96,11 @@ def _fit(x: np.ndarray, z: np.ndarray, leads: np.ndarray) -> Fit:
     """Weighted least squares for the mean, least squares of log |residual| for the scale, in turn."""
     phi, slopes = _phi(z), np.zeros(z.shape[1])
     design = np.concatenate([np.ones((len(x), 1)), phi[:, leads]], axis=1)
+    beta = np.zeros(z.shape[1])
     for _ in range(ROUNDS):
-        weight = np.exp(-2 * (phi @ slopes - np.max(phi @ slopes)))
-        mean, beta = _regress(x, z, weight)
+        level = phi @ slopes
+        weight = np.exp(-2 * np.maximum(level - np.quantile(level, NECK), 0.0))
+        mean, beta[~leads] = _regress(x, z[:, ~leads], weight)
         residual = x - mean - z @ beta
         slopes[leads] = np.linalg.lstsq(design, np.log(np.abs(residual) + 1e-12 * np.std(x)), rcond=None)[0][1:]
     return Fit(mean, beta, float(np.std(residual * np.exp(-phi @ slopes))), slopes)
