@@ -68,7 +68,7 @@ def test_the_neck_of_a_hierarchy_is_as_wide_as_the_rest_and_in_the_middle(seed):
     x = exact.sample(jax.random.key(100), 100_000)
     y = np.asarray(jax.vmap(found.inverse)(x))[(x[:, 1] < -3) & (x[:, 1] > -5)][:, 2:]
     assert np.abs(y.mean(0)).max() < 2.5
-    assert 0.4 < y.std(0).min() and y.std(0).max() < 2
+    assert y.std(0).min() > 0.4 and y.std(0).max() < 2
 
 
 @pytest.mark.parametrize("target", [targets.gmm40(), targets.many_well(8)], ids=["gmm40", "many_well"])
