@@ -96,6 +96,7 @@ _MW5 = (
     Published("sinkhorn", 0.15, "ASBS", "p"),
     Published("sinkhorn", 0.32, "Adjoint Sampling", "p"),
 )
+_FUNNEL = (Published("sinkhorn", 133.0, "NAAS, 2506.18165, and SCLD (132 to 134)", "n"),)
 _MANY_WELL64 = (Published("mmd", 0.043, "Reinforced SMC", "n"),)
 
 _MOS50 = (
@@ -138,7 +139,7 @@ CASES: dict[str, Case] = {
     "gmm40_be2": Case(lambda: tj.targets.gmm40_be(2), (), ("quick",), _gmm40("be2", 1.0)),
     "gmm40_be50": Case(lambda: tj.targets.gmm40_be(50), _GMM40_BE50, (), _gmm40("be50", 1.0)),
     "mos50": Case(tj.targets.mos, _MOS50),
-    "funnel10": Case(lambda: tj.targets.funnel(10), (), ("quick",)),
+    "funnel10": Case(lambda: tj.targets.funnel(10), _FUNNEL, ("quick",)),
     "many_well32": Case(lambda: tj.targets.many_well(32), (), ("quick",)),
     "many_well64": Case(lambda: tj.targets.many_well(64), _MANY_WELL64),
     "mw5": Case(lambda: tj.targets.delta_many_well(5), _MW5, ("quick",)),

@@ -50,9 +50,9 @@ def suite(name: str) -> str:
     return text
 
 
-def published(name: str) -> str:
-    """Published figures beside ours, for all cases that have any; - where we have no line yet."""
-    ours = report.by_case(lines(name))
+def published(*names: str) -> str:
+    """Published figures beside those of our files, for all cases that have any; - where we have no line yet."""
+    ours = report.by_case([line for name in names for line in lines(name)])
     rows = [["case", "figure", "whose", "raw", "resampled", "floor"]]
     for case in CASES:
         rows += [[case, *row] for row in report.beside_published(case, ours.get(case, []))[1:]]
@@ -83,7 +83,7 @@ TABLES: dict[str, Callable[..., str]] = {"cases": cases, "suite": suite, "publis
 
 
 def filled(text: str) -> str:
-    """The page with its tables made anew: `suite NAME` and `published NAME` of the lines in NAME.jsonl.
+    """The page with its tables made anew: `suite NAME` and `published NAME ...` of the lines in NAME.jsonl.
 
     Raises KeyError for a table that is not known.
     """
