@@ -30,6 +30,8 @@ def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):
         fit(0.6, tmp_path / "run")
     with pytest.raises(ValueError, match="another run"):
         fit(0.5, tmp_path / "run", learning_rate=1e-3)
+    with pytest.raises(ValueError, match="another run"):
+        fit(0.5, tmp_path / "run", replay=REPLAY._replace(weighting=tj.weights.tempered(0.3)))
 
 
 def test_seconds_between_checkpoints(tmp_path, capsys):

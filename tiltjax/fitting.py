@@ -102,7 +102,7 @@ def fit(
         chunk=chunk,
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
-        fingerprint=f"{settings} {replay._replace(weighting=None)}",
+        fingerprint=f"{settings} {replay._replace(weighting=None)} {_name_of(replay.weighting)}",
         progress=progress,
         updates=replay.gradient_steps,
     )
@@ -220,21 +220,21 @@ def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, 
         "format": 1,
         "shape": list(problems.user_shape(problem)),
         "resolution": problem.resolution,
-        "network": _network_name(network),
+        "network": _name_of(network),
         **found,
     }
 
 
-def _network_name(network: Any) -> str:
-    """Of the constructor, that of a functools.partial too."""
-    while isinstance(network, functools.partial):
-        network = network.func
-    return getattr(network, "__name__", type(network).__name__)
+def _name_of(function: Any) -> str:
+    """That of the function within a functools.partial too."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _same_network(saved: str, network: Any) -> str:
     """What `load` was given beside what it needs, where both have a name."""
-    got, anonymous = _network_name(network), ("", "Network", "partial", "<lambda>")
+    got, anonymous = _name_of(network), ("", "Network", "partial", "<lambda>")
     if got == saved or got in anonymous or saved in anonymous:
         return "Pass load the network that the sampler was fitted with, of the same width and depth."
     return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
