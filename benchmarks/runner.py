@@ -148,14 +148,15 @@ def judge(
         eubo = tj.diagnostics.eubo(back)
         figures |= {"eubo": float(eubo.value), "eubo_stderr": float(eubo.stderr)}
         figures["forward_ess"] = float(tj.diagnostics.forward_ess(back))
-    if case.components is not None:
-        perfect = exact_sampler(sampler, case.components())
+    if case.components is not None and (perfect := exact_sampler(sampler, case.components())) is not None:
         figures["ess_ceiling"] = float(tj.diagnostics.ess(perfect.sample(key_exact, n).log_weight))
     return draws, resampled, figures
 
 
-def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler:
+def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler | None:
     """The exact control of a Gaussian mixture on the same process and grid: its ESS is the ceiling that the grid sets.
+
+    None where a component is wider than the base in some direction: its control is not known in closed form.
 
     `fit` samples x with x_user = location + L x, where the mixture has means L^-1 (m - location) and covariance v L^-1 L^-T.
     """
@@ -163,6 +164,8 @@ def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler:
     inverse = jax.jacobian(problem.encode)(means[0])
     weights = jnp.full(len(means), 1.0 / len(means), means.dtype)
     covariance = components.variance * jnp.matmul(inverse, inverse.T, precision="highest")
+    if float(jnp.linalg.eigvalsh(covariance)[-1]) >= problem.process.scale**2:
+        return None
     exact = tj.exact.mixture_target(problem.process, jax.vmap(problem.encode)(means), covariance, weights)
     network = tj.Network(lambda key: (), lambda params, t, x: exact.control(t, x))
     return tj.sampling.sampler(problem, network, (), sampler.grid, num_steps=sampler.num_steps)

@@ -118,6 +118,7 @@ def test_the_ceiling_is_that_of_the_whitened_problem(scale):
 
     sampler = tj.sampling.sampler(problem, tj.networks.zero(problem), (), grid, num_steps=100)
     perfect = runner.exact_sampler(sampler, components)
+    assert runner.exact_sampler(sampler, components._replace(variance=400.0)) is None  # wider than the base: no closed form
     draws = perfect.sample(jax.random.key(0), 2000)
     assert tj.diagnostics.ess(draws.log_weight) > 0.7
     estimate = tj.diagnostics.log_z(draws.log_weight)
