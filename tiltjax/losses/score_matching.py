@@ -25,7 +25,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import batching, processes, weights
-from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
+from tiltjax.losses.collect import (
+    ON_POLICY_RATE,
+    EndPoints,
+    Rejuvenation,
+    check_rejuvenation,
+    draw_level,
+    end_points,
+    needs_memoryless,
+    nothing,
+)
 from tiltjax.problems import is_centred
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
@@ -42,9 +51,14 @@ def mixture_score_matching(
     mixture: Mixture | None = None,
     replay: Replay = REPLAY,
     clip: float = CLIP,
+    rejuvenation: Rejuvenation | None = None,
 ) -> Objective:
-    """Any gamma_t, a `Mixture` (default: gamma = R / (R + q), q the problem's resolution). `times` is the grid of the paths."""
+    """Any gamma_t, a `Mixture` (default: gamma = R / (R + q), q the problem's resolution). `times` is the grid of the paths.
+
+    rejuvenation: moves of the end points under p* before they are learned from; they need the density of the base.
+    """
     needs_memoryless(problem, "score matching")
+    check_rejuvenation(problem, rejuvenation)
     mixture = at_resolution(problem) if mixture is None else mixture
 
     def target(params: Learned, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
@@ -70,9 +84,18 @@ def mixture_score_matching(
         return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return end_points(problem, network, times, params, key, n, clip)
+        return end_points(problem, network, times, params, key, n, clip, rejuvenation)
 
-    return Objective(mixture.init, collect, loss, replay, regression=Regression(target, term))
+    evaluations = 1 + (0 if rejuvenation is None else rejuvenation.evaluations)
+    return Objective(
+        mixture.init,
+        collect,
+        loss,
+        replay,
+        regression=Regression(target, term),
+        energy_evaluations=evaluations,
+        gradient_evaluations=evaluations,
+    )
 
 
 def conditional_score_matching(
@@ -137,7 +160,14 @@ def adjoint_sampling(
 
 
 def minimum_variance(
-    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP, bins: int = 24
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    replay: Replay = REPLAY,
+    clip: float = CLIP,
+    rejuvenation: Rejuvenation | None = None,
+    bins: int = 24,
 ) -> Objective:
     """The default: the gamma of least variance, by time bin and coordinate, learned by the same regression.
 
@@ -145,7 +175,8 @@ def minimum_variance(
     Var[target], so its minimum over gamma is the minimum-variance mixture gamma_t = E[(B - g)(B - A)] / E[(B - A)^2]. Within a
     Gaussian mode of variance v it is exact with 1/q' = 1/v - 1/s^2, and has no variance at all.
     """
-    return mixture_score_matching(problem, network, times, mixture=learned(problem, bins), replay=replay, clip=clip)
+    mixture = learned(problem, bins)
+    return mixture_score_matching(problem, network, times, mixture=mixture, replay=replay, clip=clip, rejuvenation=rejuvenation)
 
 
 def constant(gamma: float) -> Mixture:
