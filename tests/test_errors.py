@@ -130,6 +130,11 @@ CASES = {
         TypeError,
         r"network must be a constructor .*; got ArrayImpl",
     ),
+    "optimizer by name": (
+        lambda: fit(SQUARE, optimizer="adam"),
+        TypeError,
+        r"optimizer must be a constructor, .*; got str",
+    ),
     "discrete latent": (lambda: from_numpyro(coin), ValueError, r"side"),
     # keys, counts, rates
     "uint32 key": (lambda: fit(SQUARE, key=jnp.zeros(2, jnp.uint32)), TypeError, r"typed PRNG key, jax\.random\.key\(0\); got"),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import tiltjax as tj
@@ -101,6 +102,16 @@ def test_resampling_gives_equal_weights(fitted):
     assert x.shape == (1000, 2)
     mean = tj.diagnostics.expectation(draws.x, draws.log_weight)
     assert (np.abs(x.mean(0) - mean.value) < 5 * np.asarray(draws.x).std(0) / np.sqrt(500)).all()
+
+
+def test_an_optimizer_is_made_with_the_schedule_or_taken_as_it_stands():
+    """A constructor gets the cosine from learning_rate to 0: one made with that schedule by hand gives the same draws."""
+    target, few = tj.targets.gaussian(), functools.partial(SMALL, jax.random.key(0), num_updates=100)
+    by_hand = optax.sgd(optax.cosine_decay_schedule(1e-2, 100))
+    first, second, other = (few(target, optimizer=o) for o in (optax.sgd, by_hand, optax.adam))
+    x, same, different = (s.sample(jax.random.key(1), 20, num_steps=5).x for s in (first, second, other))
+    np.testing.assert_array_equal(x, same)
+    assert np.any(x != different)
 
 
 def test_the_report_counts(fitted):

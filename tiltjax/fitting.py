@@ -27,7 +27,7 @@ def fit(
     *,
     loss: Callable[..., Objective] = losses.minimum_variance,
     network: Callable[[Problem], Network] | Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: optax.GradientTransformation | Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam,
     num_updates: int = 20_000,
     learning_rate: float | None = None,
     num_steps: int = 60,
@@ -49,8 +49,8 @@ def fit(
     A problem is taken as it stands.
 
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
-    network: a constructor `problem -> Network`, or a Network (default `default_network`). optimizer: optax (default Adam,
-    cosine from learning_rate to 0; default the loss's own).
+    network: a constructor `problem -> Network`, or a Network (default `default_network`). optimizer: a constructor of optax's,
+    called with the schedule, a cosine from learning_rate (default the loss's own) to 0; or one made already, as it stands.
     num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
     sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
     every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
@@ -63,7 +63,7 @@ def fit(
     if not isinstance(problem, Problem):
         problems.check_target(problem)
     network = default_network(problem) if network is None else network
-    _check_recipes(loss, network)
+    _check_recipes(loss, network, optimizer)
     key_pilot, key_train = jax.random.split(key)
     began = time.perf_counter()
     with run.stage(progress, "pilot: where the target is, and how wide"):
@@ -78,9 +78,7 @@ def fit(
     replay = objective.replay if replay is None else replay
     learning_rate = objective.learning_rate if learning_rate is None else learning_rate
     schedule = optax.cosine_decay_schedule(learning_rate, num_updates)
-    trainer = train.trainer(
-        objective, net, optimizer or optax.adam(schedule), replay=replay, average=average, max_norm=max_norm
-    )
+    trainer = train.trainer(objective, net, _made(optimizer, schedule), replay=replay, average=average, max_norm=max_norm)
 
     num_rounds = -(-num_updates // replay.gradient_steps)
     chunk = max(1, CHUNK_UPDATES // replay.gradient_steps)
@@ -94,6 +92,7 @@ def fit(
         learning_rate,
         average,
         max_norm,
+        "" if isinstance(optimizer, optax.GradientTransformation) else _name_of(optimizer),
     )
     done = run.run(
         trainer,
@@ -289,10 +288,18 @@ def _name(key: Any) -> str:
     return "an old-style jax.random.PRNGKey" if raw else type(key).__name__
 
 
-def _check_recipes(loss: Any, network: Any) -> None:
+def _made(optimizer: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(schedule)
+
+
+def _check_recipes(loss: Any, network: Any, optimizer: Any) -> None:
     if not callable(loss):
         raise TypeError(f"loss must be a constructor, losses.minimum_variance say; got {type(loss).__name__} {loss!r}.")
     if not isinstance(network, Network) and not callable(network):
         raise TypeError(
             f"network must be a constructor (networks.mlp, say) or a types.Network(init, apply); got {type(network).__name__}."
+        )
+    if not isinstance(optimizer, optax.GradientTransformation) and not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a constructor, optax.adam say, or what one made, optax.adam(1e-3); got {_name(optimizer)}."
         )

@@ -173,3 +173,12 @@ def _check(replay: Replay, average: float, max_norm: float) -> None:
         raise ValueError(f"average is the decay of the averaged parameters, in [0, 1) (0: no averaging); got {average}.")
     if not max_norm > 0:
         raise ValueError(f"max_norm is the largest gradient norm and must be positive (inf: no clipping); got {max_norm}.")
+
+
+def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Muon for matrices, Adam for all else, at one rate: a matrix moves by 0.2 learning_rate an entry, as under Adam.
+
+    A matrix's step is its momentum with all singular values near one: directions of small gradient are learned as fast.
+    Source: Jordan et al. (2024); the size of the steps: Liu et al. (2025), arXiv 2502.16982.
+    """
+    return optax.contrib.muon(learning_rate, consistent_rms=0.2)
