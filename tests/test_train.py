@@ -238,17 +238,17 @@ def test_learned_extras_are_trained_beside_the_network():
 # -------------------------------------------------------------------------------------------- the optimizer
 
 
-def test_muon_moves_all_directions_of_a_matrix_alike_by_adams_size_and_vectors_as_adam_does():
+def test_muon_moves_all_directions_of_a_matrix_alike_by_adams_size_and_vectors_as_nadam_does():
     """From a gradient with singular values from 1 to 0.05: a step's are within a factor of two, its entries 0.2 of the rate."""
     rate, (left, _), (right, _) = 0.01, *(jnp.linalg.qr(jax.random.normal(jax.random.key(k), (48, 24))) for k in (0, 1))
     gradient = {"kernel": (left * jnp.geomspace(1, 0.05, 24)[None]) @ right[:24].T, "bias": jnp.asarray([1.0, -1e-3])}
     params = jax.tree.map(jnp.zeros_like, gradient)
     with jax.numpy_dtype_promotion("standard"):
         steps = {}
-        for name, optimizer in {"muon": train.muon(rate), "adam": optax.adam(rate)}.items():
+        for name, optimizer in {"muon": train.muon(rate), "nadam": optax.nadam(rate)}.items():
             steps[name], _ = optimizer.update(gradient, optimizer.init(params), params)
     sizes = np.linalg.svd(steps["muon"]["kernel"], compute_uv=False)
     assert sizes.max() / sizes.min() < 2 < 19 < np.linalg.cond(gradient["kernel"])
     assert float(jnp.sum(steps["muon"]["kernel"] * gradient["kernel"])) < 0
     assert float(jnp.sqrt(jnp.mean(jnp.square(steps["muon"]["kernel"])))) == pytest.approx(0.2 * rate, rel=0.3)
-    np.testing.assert_allclose(steps["muon"]["bias"], steps["adam"]["bias"], rtol=1e-9)
+    np.testing.assert_allclose(steps["muon"]["bias"], steps["nadam"]["bias"], rtol=1e-9)

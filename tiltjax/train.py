@@ -176,7 +176,7 @@ def _check(replay: Replay, average: float, max_norm: float) -> None:
 
 
 def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Muon for matrices, Adam for all else, at one rate: a matrix moves by 0.2 learning_rate an entry, as under Adam.
+    """Muon for matrices, Nadam for all else, at one rate: a matrix moves by 0.2 learning_rate an entry, as under Adam.
 
     A matrix's step is its momentum with all singular values near one: directions of small gradient are learned as fast.
     Source: Jordan et al. (2024); the size of the steps: Liu et al. (2025), arXiv 2502.16982.
