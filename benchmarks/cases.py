@@ -4,6 +4,7 @@ What a case changes of a method's defaults stands here and nowhere else: a metho
 without, and the report shows both rows.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -129,10 +130,17 @@ _LJ55 = (
     Published("geometric_w2", 4.04, "Adjoint Sampling", "p"),
 )
 
+
 # draws of particles that stray have absurd energies, and no weight: a share of the buffer shows the control where they are
-_STRAYS = tj.losses.score_matching.REPLAY._replace(weighting=tj.weights.defensive(tj.weights.tempered(0.2), 0.03))
-_TUNED_DW4 = {"default": {"replay": _STRAYS, "learning_rate": 8e-3, "sampling_steps": 400}}
-_TUNED_LJ13 = {"default": {"replay": _STRAYS._replace(num_particles=1000, capacity=10_000), "learning_rate": 8e-3}}
+def _shown(share: float) -> tj.Replay:
+    weighting = tj.weights.defensive(tj.weights.tempered(0.2), share)
+    return tj.losses.score_matching.REPLAY._replace(num_particles=1000, capacity=10_000, weighting=weighting)
+
+
+_PARTICLES = {"optimizer": tj.train.muon, "learning_rate": 8e-3}
+_TUNED_DW4 = {"default": {**_PARTICLES, "replay": _shown(0.03), "sampling_steps": 1000}}
+_MOVED = functools.partial(tj.losses.minimum_variance, rejuvenation=tj.losses.Rejuvenation())
+_TUNED_LJ13 = {"default": {**_PARTICLES, "loss": _MOVED, "replay": _shown(0.15), "sampling_steps": 400}}
 
 CASES: dict[str, Case] = {
     "gmm40": Case(tj.targets.gmm40, _GMM40, ("smoke", "quick"), _gmm40("fab", math.log1p(math.e))),

@@ -1,5 +1,6 @@
 """One case, one method, one seed -> one line of results with all that is needed to run it again."""
 
+import functools
 import json
 import platform
 import resource
@@ -222,9 +223,11 @@ def finite(value: Any) -> Any:
 
 
 def _plain(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Functions by their names, recipes by their fields, the rest as JSON has it."""
+    """Functions by their names (with the arguments that they were given), recipes by their fields, the rest as JSON has it."""
 
     def plain(value: Any) -> Any:
+        if isinstance(value, functools.partial):
+            return {"function": plain(value.func), **_plain(value.keywords)}
         if hasattr(value, "_asdict"):
             return _plain(value._asdict())
         if callable(value) and not isinstance(value, tuple):

@@ -1,5 +1,6 @@
 """The runner: budgets, jobs that are there already, failures that become lines, processes; the report and the tables."""
 
+import functools
 import base64
 import json
 import os
@@ -137,6 +138,12 @@ def test_a_replay_in_a_line_tells_its_weights():
     assert line(0.1)["arguments"]["replay"]["weighting"] == "defensive(tempered(0.2), 0.1)"
     assert line(0.1)["arguments"]["replay"]["num_particles"] == 64
     assert runner.identity(line(0.1)) == runner.identity(line(0.1)) != runner.identity(line(0.3))
+
+
+def test_a_loss_in_a_line_tells_its_options():
+    loss = functools.partial(tj.losses.minimum_variance, rejuvenation=tj.losses.Rejuvenation(num_moves=3))
+    said = runner.begun(runner.Job("dw4", "default", 0, "smoke", extra={"loss": loss}))["arguments"]["loss"]
+    assert said["function"] == "minimum_variance" and said["rejuvenation"]["num_moves"] == 3
 
 
 @pytest.mark.parametrize("names", [("nothing", "default", "smoke"), ("gmm40", "nothing", "smoke"), ("gmm40", "smc", "nothing")])
