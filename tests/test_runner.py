@@ -1,7 +1,7 @@
 """The runner: budgets, jobs that are there already, failures that become lines, processes; the report and the tables."""
 
-import functools
 import base64
+import functools
 import json
 import os
 import re
