@@ -44,9 +44,7 @@ RECIPES: Mapping[str, Recipe] = {
     "phi4_16x8": LATTICE,
     "dw4": Recipe(replica_exchange(Ladder((1.0, 0.5, 0.25), warm_up=3000, thin=20, relax=1000))),
     "lj13": Recipe(replica_exchange(Ladder((1.0, 0.8, 0.6), warm_up=5000, thin=50, relax=500)), scale=1.5, draws=4000),
-    "lj55": Recipe(
-        replica_exchange(Ladder((1.0, 0.9, 0.8, 0.7), warm_up=20_000, thin=100, relax=2000)), scale=2.5, draws=10_000
-    ),
+    "lj55": Recipe(replica_exchange(Ladder((1.0, 0.9, 0.8, 0.7), warm_up=20_000, thin=100, relax=2000)), scale=2.5, draws=4000),
 }
 
 
