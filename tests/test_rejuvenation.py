@@ -8,7 +8,7 @@ from support import gaussian, small, z_scores
 
 import tiltjax as tj
 from tiltjax import losses, paths, problems, targets
-from tiltjax.losses.collect import Rejuvenation
+from tiltjax.losses import Rejuvenation
 from tiltjax.types import Learned
 
 KEY = jax.random.key(0)

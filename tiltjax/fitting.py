@@ -86,7 +86,8 @@ def fit(
     settings = (
         record,
         _probe(problem),
-        getattr(loss, "__name__", ""),
+        _name_of(loss),
+        objective.gradient_evaluations,
         num_updates,
         num_steps,
         learning_rate,

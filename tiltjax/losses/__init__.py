@@ -2,9 +2,9 @@
 
 from tiltjax.losses import bridge as bridge  # two objectives that alternate: not of this signature, so not in the list
 from tiltjax.losses.adjoint_matching import adjoint_matching
-from tiltjax.losses.collect import Rejuvenation as Rejuvenation  # an option of losses, none itself
 from tiltjax.losses.nonequilibrium import action_matching, nets
 from tiltjax.losses.path_measure import log_variance, relative_entropy, trajectory_balance
+from tiltjax.losses.rejuvenation import Rejuvenation as Rejuvenation  # an option of losses, none itself
 from tiltjax.losses.score_matching import (
     adjoint_sampling,
     conditional_score_matching,

@@ -25,16 +25,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import batching, processes, weights
-from tiltjax.losses.collect import (
-    ON_POLICY_RATE,
-    EndPoints,
-    Rejuvenation,
-    check_rejuvenation,
-    draw_level,
-    end_points,
-    needs_memoryless,
-    nothing,
-)
+from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
+from tiltjax.losses.rejuvenation import Rejuvenation, check, rejuvenated
 from tiltjax.problems import is_centred
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
@@ -58,7 +50,7 @@ def mixture_score_matching(
     rejuvenation: moves of the end points under p* before they are learned from; they need the density of the base.
     """
     needs_memoryless(problem, "score matching")
-    check_rejuvenation(problem, rejuvenation)
+    check(problem, rejuvenation)
     mixture = at_resolution(problem) if mixture is None else mixture
 
     def target(params: Learned, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
@@ -84,7 +76,9 @@ def mixture_score_matching(
         return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
     def collect(params: Learned, key: Key, n: int) -> Batch:
-        return end_points(problem, network, times, params, key, n, clip, rejuvenation)
+        batch = end_points(problem, network, times, params, key, n, clip)
+        # the paths have the keys folded with 0 to n - 1
+        return batch if rejuvenation is None else rejuvenated(problem, rejuvenation, batch, jax.random.fold_in(key, n), clip)
 
     evaluations = 1 + (0 if rejuvenation is None else rejuvenation.evaluations)
     return Objective(
