@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import tiltjax as tj
@@ -32,6 +33,11 @@ def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):
         fit(0.5, tmp_path / "run", learning_rate=1e-3)
     with pytest.raises(ValueError, match="another run"):
         fit(0.5, tmp_path / "run", replay=REPLAY._replace(weighting=tj.weights.tempered(0.3)))
+    with pytest.raises(ValueError, match="another run"):
+        fit(0.5, tmp_path / "run", optimizer=optax.nadam)  # a state of the same shape
+    with pytest.raises(ValueError, match="another run"):
+        moved = functools.partial(tj.losses.minimum_variance, rejuvenation=tj.losses.Rejuvenation(1, 1))
+        fit(0.5, tmp_path / "run", loss=moved)
 
 
 def test_seconds_between_checkpoints(tmp_path, capsys):

@@ -86,14 +86,14 @@ def fit(
     settings = (
         record,
         _probe(problem),
-        _name_of(loss),
+        _told(loss),
         objective.gradient_evaluations,
         num_updates,
         num_steps,
         learning_rate,
         average,
         max_norm,
-        "" if isinstance(optimizer, optax.GradientTransformation) else _name_of(optimizer),
+        "" if isinstance(optimizer, optax.GradientTransformation) else _told(optimizer),
     )
     done = run.run(
         trainer,
@@ -230,6 +230,12 @@ def _name_of(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _told(function: Any) -> str:
+    """Its name, with the plain arguments of a functools.partial."""
+    given = {name: value for name, value in getattr(function, "keywords", {}).items() if isinstance(value, int | float | str)}
+    return f"{_name_of(function)} {given or ''}"
 
 
 def _same_network(saved: str, network: Any) -> str:
