@@ -111,13 +111,12 @@ def test_an_optimizer_is_made_with_a_cosine_from_the_learning_rate_to_zero():
         made.append(schedule)
         return optax.set_to_zero()
 
-    target = tj.targets.gaussian()
-    sampler = SMALL(jax.random.key(0), target, optimizer=still, num_updates=50, learning_rate=0.3)
+    problem = tj.problems.sampling(tj.targets.gaussian(), tj.processes.gaussian(tj.paths.linear(), (2,)))  # no pilot
+    sampler = SMALL(jax.random.key(0), problem, optimizer=still, num_updates=50, learning_rate=0.3)
     np.testing.assert_allclose([made[0](k) for k in (0, 25, 50)], [0.3, 0.15, 0], atol=1e-9)
     # nothing moved, so the control is 0 and the draws are the base's: log w = r(X_1)
     draws = sampler.sample(jax.random.key(1), 20, num_steps=5)
-    reward = jax.vmap(lambda x: sampler.problem.reward(sampler.problem.encode(x)))(draws.x)
-    np.testing.assert_allclose(draws.log_weight, reward, rtol=1e-6)
+    np.testing.assert_allclose(draws.log_weight, jax.vmap(problem.reward)(draws.x), rtol=1e-6)
 
 
 def test_the_report_counts(fitted):
