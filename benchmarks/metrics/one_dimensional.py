@@ -20,17 +20,17 @@ def wasserstein_1d(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.sqrt(np.mean(np.square(np.sort(a) - np.sort(b)))))
 
 
-def energies(target: tj.Target, x: Array) -> np.ndarray:
+def energies(target: tj.Target, x: ArrayLike) -> np.ndarray:
     """-log gamma(x), (n,), in kT."""
     return -np.asarray(_vectorized(cast(Hashable, target.log_density))(x), np.float64)
 
 
 @functools.lru_cache(maxsize=8)
-def _vectorized(log_density: Hashable) -> Callable[[Array], Array]:
+def _vectorized(log_density: Hashable) -> Callable[[ArrayLike], Array]:
     return jax.jit(jax.vmap(cast(Callable[[Array], Array], log_density)))
 
 
-def energy_w2(target: tj.Target, x: Array, reference: Array) -> float:
+def energy_w2(target: tj.Target, x: ArrayLike, reference: ArrayLike) -> float:
     """W2 of the energies of x and of as many reference draws, in kT."""
     return wasserstein_1d(energies(target, x), energies(target, reference))
 

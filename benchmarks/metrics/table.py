@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax.typing import ArrayLike
 
 import tiltjax as tj
 from benchmarks.metrics.geometric import ENUMERATED, geometric_w2
@@ -16,7 +15,7 @@ from benchmarks.metrics.one_dimensional import energy_w2, pair_distance_w2
 from benchmarks.metrics.transport import sinkhorn, w2
 from tiltjax.types import Key
 
-Sampler = Callable[[Key, int], Array]
+Sampler = Callable[[Key, int], ArrayLike]
 
 NUM_DRAWS = 2000  # what the published figures use; distances between sets depend on their size
 
@@ -55,7 +54,7 @@ class Metric(NamedTuple):
     needs_reference: False where it compares with what the target knows of itself.
     """
 
-    distance: Callable[[tj.Target, Array, Array], float]
+    distance: Callable[[tj.Target, ArrayLike, ArrayLike], float]
     applies: Callable[[tj.Target], bool] = always
     num_draws: Callable[[tj.Target, int], int] = as_published
     floor_pairs: int = 20
@@ -75,21 +74,21 @@ METRICS: Mapping[str, Metric] = {
 DISTANCES = ("mode_entropy", *(name + suffix for name in METRICS for suffix in ("", "_resampled", "_floor")))
 
 
-def floors(key: Key, distance: Callable[[Array, Array], float], sample: Sampler, n: int, pairs: int) -> np.ndarray:
+def floors(key: Key, distance: Callable[[ArrayLike, ArrayLike], float], sample: Sampler, n: int, pairs: int) -> np.ndarray:
     """distance(n reference draws, n others), (pairs,): what exact draws would score, and how that scatters.
 
     A pair is drawn in one call and halved: reference draws that are kept, not made, do not meet themselves.
     """
-    both = (sample(one, 2 * n) for one in jax.random.split(key, pairs))
+    both = (np.asarray(sample(one, 2 * n)) for one in jax.random.split(key, pairs))
     return np.asarray([distance(x[:n], x[n:]) for x in both])
 
 
-def floor(key: Key, distance: Callable[[Array, Array], float], sample: Sampler, n: int, pairs: int) -> float:
+def floor(key: Key, distance: Callable[[ArrayLike, ArrayLike], float], sample: Sampler, n: int, pairs: int) -> float:
     """The median of `floors`."""
     return float(np.median(floors(key, distance, sample, n, pairs)))
 
 
-def distances(target: tj.Target, draws: tj.Samples, resampled: Array, key: Key, pairs: int) -> dict[str, float | None]:
+def distances(target: tj.Target, draws: tj.Samples, resampled: ArrayLike, key: Key, pairs: int) -> dict[str, float | None]:
     """All distances that the target allows, for raw draws and for draws resampled by their weights, beside their floors.
 
     A metric of m = num_draws(target, n) draws takes the first m of the raw ones, which are independent, m evenly spread of the
@@ -101,24 +100,26 @@ def distances(target: tj.Target, draws: tj.Samples, resampled: Array, key: Key, 
         out["mode_entropy"] = mode_entropy(target, draws.x)
     key_reference, key_floor = jax.random.split(key)
     n, sample = draws.x.shape[0], target.sample
-    reference = None if sample is None else sample(key_reference, as_published(target, n))
+    # on the host, where a slice of another length is no program to compile
+    raw, resampled = np.asarray(draws.x), np.asarray(resampled)
+    reference = None if sample is None else np.asarray(sample(key_reference, as_published(target, n)))
     for name, metric in METRICS.items():
         if not metric.applies(target) or (reference is None and metric.needs_reference):
             continue
         m = metric.num_draws(target, n)
-        against = reference[:m] if reference is not None and metric.needs_reference else draws.x
-        for suffix, x in (("", draws.x[:m]), ("_resampled", _thin(resampled, m))):
-            out[name + suffix] = metric.distance(target, x, against) if bool(jnp.all(jnp.isfinite(x))) else None
+        against = reference[:m] if reference is not None and metric.needs_reference else raw
+        for suffix, x in (("", raw[:m]), ("_resampled", _thin(resampled, m))):
+            out[name + suffix] = metric.distance(target, x, against) if np.isfinite(x).all() else None
         if sample is not None:
             # one key for all metrics: the same pairs of sets, so that floors go with one another
             out[name + "_floor"] = floor(key_floor, _of(metric, target), sample, m, min(pairs, metric.floor_pairs))
     return out
 
 
-def _of(metric: Metric, target: tj.Target) -> Callable[[Array, Array], float]:
+def _of(metric: Metric, target: tj.Target) -> Callable[[ArrayLike, ArrayLike], float]:
     return lambda a, b: metric.distance(target, a, b)
 
 
-def _thin(x: Array, m: int) -> Array:
+def _thin(x: np.ndarray, m: int) -> np.ndarray:
     """m rows evenly spread: systematic resampling leaves copies of a draw side by side, so a head would not do."""
-    return x[jnp.linspace(0, x.shape[0] - 1, m).astype(int)]
+    return x[np.linspace(0, x.shape[0] - 1, m).astype(int)]
