@@ -63,7 +63,8 @@ class Budget(NamedTuple):
 
 BUDGETS: dict[str, Budget] = {
     "smoke": Budget({"num_updates": 1500}, num_draws=4000, floor_pairs=5, evaluations=104_000),
-    "quick": Budget({"num_updates": 2000}, num_draws=10_000, floor_pairs=5, evaluations=130_000),
+    "quick": Budget({"num_updates": 2000}, num_draws=4000, floor_pairs=3, evaluations=124_000),
+    "medium": Budget({"num_updates": 6000}, num_draws=10_000, evaluations=290_000),
     "small": Budget({}, num_draws=10_000, evaluations=850_000),
     "full": Budget({"num_updates": 60_000}, num_draws=50_000, evaluations=2_490_000),
 }
