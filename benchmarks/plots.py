@@ -10,25 +10,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.picture import GREY, STYLE
+from benchmarks.cases import CASES
+from benchmarks.picture import BLUE, GREY, STYLE
 from benchmarks.report import EQUAL_SECONDS, Line, grouped
 
 # Okabe and Ito's palette, and a marker for each, so that colour is not needed
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c6d1f")
+FILLED: dict[str, Any] = {"linewidth": 1.2}
+OPEN: dict[str, Any] = {"linewidth": 1.2, "markerfacecolor": "white", "linestyle": ":", "alpha": 0.8}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 class Quality(NamedTuple):
-    """A figure that is better when smaller: its name, its value of a line, its floor."""
+    """A figure that is better when smaller: its name, its value of a line, that of raw draws, its floor.
+
+    published: the key of published figures to compare with, which are of raw draws.
+    """
 
     name: str
     value: Callable[[Line], float | None]
+    raw: Callable[[Line], float | None] = lambda line: None
     floor: Callable[[Line], float | None] = lambda line: None
+    published: str = ""
 
 
 QUALITIES = (
     Quality(
-        "energy W2, resampled (kT)", lambda line: line.get("energy_w2_resampled"), lambda line: line.get("energy_w2_floor")
+        "energy W2 (kT), open: raw draws",
+        lambda line: line.get("energy_w2_resampled"),
+        lambda line: line.get("energy_w2"),
+        lambda line: line.get("energy_w2_floor"),
+        "energy_w2",
     ),
     Quality("|log Z error|", lambda line: None if line.get("log_z_error") is None else abs(line["log_z_error"])),
 )
@@ -55,16 +67,18 @@ COSTS: dict[str, tuple[str, Callable[[Line], float | None]]] = {
 
 def save(directory: Path, cases: dict[str, list[Line]]) -> list[Path]:
     """Writes directory/evaluations.png and seconds.png; none where no line has a quality."""
+    paths = [directory / f"{cost}.png" for cost in COSTS]
+    return [path for path in paths if save_one(path, cases, path.stem)]
+
+
+def save_one(path: Path, cases: dict[str, list[Line]], cost: str) -> bool:
+    """Writes the plot against one of COSTS; False where no line has a quality."""
     panels = {case: quality for case, lines in cases.items() if (quality := quality_of(lines)) is not None}
-    if not panels:
-        return []
-    labels = list(dict.fromkeys(curve(name) for case in panels for name, _ in grouped(cases[case])))
-    paths = []
-    for cost, (title, value) in COSTS.items():
-        paths.append(directory / f"{cost}.png")
+    if panels:
+        labels = list(dict.fromkeys(curve(name) for case in panels for name, _ in grouped(cases[case])))
         with matplotlib.rc_context(STYLE):
-            figure(cases, panels, labels, title, value).savefig(paths[-1], dpi=110)
-    return paths
+            figure(cases, panels, labels, *COSTS[cost]).savefig(path, dpi=110)
+    return bool(panels)
 
 
 def curve(name: str) -> str:
@@ -91,7 +105,7 @@ def figure(
     axes = np.asarray(out.subplots(down, across, squeeze=False)).ravel()
     handles: dict[str, Any] = {}
     for ax, (case, quality) in zip(axes, panels.items(), strict=False):
-        panel(ax, cases[case], quality, cost, labels, handles)
+        panel(ax, case, cases[case], quality, cost, labels, handles)
         ax.set(title=case, ylabel=quality.name, xscale="log", yscale="log")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
@@ -107,28 +121,42 @@ def figure(
     return out
 
 
+def spread(
+    lines: Sequence[Line], cost: Callable[[Line], float | None], value: Callable[[Line], float | None]
+) -> dict[str, np.ndarray]:
+    """Method -> (least, median, greatest; points; cost and value), points by cost."""
+    points: dict[str, list[np.ndarray]] = {}
+    for (name, _), group in grouped(lines).items():
+        known = [(cost(line), value(line)) for line in group]
+        pairs = np.asarray([pair for pair in known if None not in pair], float)
+        if len(pairs):
+            points.setdefault(curve(name), []).append(np.stack([pairs.min(0), np.median(pairs, 0), pairs.max(0)]))
+    return {name: np.stack(found, 1)[:, np.argsort([point[1, 0] for point in found])] for name, found in points.items()}
+
+
 def panel(
     ax: Axes,
+    case: str,
     lines: Sequence[Line],
     quality: Quality,
     cost: Callable[[Line], float | None],
     labels: Sequence[str],
     handles: dict[str, Any],
 ) -> None:
-    """Medians over seeds with their ranges both ways; budgets and seconds of one method joined; the floor dashed."""
-    points: dict[str, list[np.ndarray]] = {}
-    for (name, _), group in grouped(lines).items():
-        known = [(cost(line), quality.value(line)) for line in group]
-        pairs = np.asarray([pair for pair in known if None not in pair], float)
-        if len(pairs):
-            points.setdefault(curve(name), []).append(np.stack([pairs.min(0), np.median(pairs, 0), pairs.max(0)]))
-    for name, found in points.items():
-        low, middle, high = np.stack(found, 1)[:, np.argsort([point[1, 0] for point in found])]
-        i = labels.index(name) % len(COLOURS)
-        style: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 6, "linewidth": 1.2, "capsize": 2.5}
-        below, above = (middle - low).T, (high - middle).T
-        x, y = middle.T
-        handles[name] = ax.errorbar(x, y, xerr=[below[0], above[0]], yerr=[below[1], above[1]], **style)
+    """Medians over seeds with their ranges both ways; budgets and seconds of one method joined; floor and best published lines.
+
+    Where raw draws are judged apart, theirs are the open markers.
+    """
+    for judged, style in ((quality.raw, OPEN), (quality.value, FILLED)):
+        for name, (low, middle, high) in spread(lines, cost, judged).items():
+            i = labels.index(name) % len(COLOURS)
+            below, above = (middle - low).T, (high - middle).T
+            x, y = middle.T
+            bars: dict[str, Any] = {"xerr": [below[0], above[0]], "yerr": [below[1], above[1]], "capsize": 2.5}
+            handles[name] = ax.errorbar(x, y, **bars, color=COLOURS[i], marker=MARKERS[i], markersize=6, **style)
+    theirs = [figure.value for figure in CASES[case].published if figure.metric == quality.published] if case in CASES else []
+    if theirs:
+        handles["best published, raw draws"] = ax.axhline(min(theirs), color=BLUE, linewidth=1, linestyle="-.")
     most = max((line.get("num_draws") or 0) for line in lines)  # fewer draws have a higher floor
     floors = [value for line in lines if line.get("num_draws") == most and (value := quality.floor(line)) is not None]
     if floors:

@@ -67,7 +67,8 @@ NOTES = """Median over seeds (least to greatest). `floor`: as many exact draws a
 draws (fewer draws, higher floor: SMC has as many as its particles). `ceiling`: the ESS of the
 exact control on the same grid. Energies in kT. Calls include the pilot's, which every method runs; a call that gives value and
 gradient counts as one of each. `equal seconds`: a classical method with the time that the default took to train and to draw.
-Published figures are of raw draws; (p): read in the paper or its code, (n): in a secondary source.
+Published figures are of raw draws; (p): read in the paper or its code, (n): in a secondary source. In the plots open
+markers are raw draws, full ones draws resampled by their weights.
 """
 
 

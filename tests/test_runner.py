@@ -8,11 +8,13 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, methods, report, runner, sweep, tables, workers
+from benchmarks import cases, methods, plots, report, runner, sweep, tables, workers
 from benchmarks.outcome import Outcome, kept
 from benchmarks.runner import Job
 
@@ -234,6 +236,20 @@ def test_the_page_needs_no_other_file(tmp_path):
     pictures = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
     assert pictures == [(tmp_path / name).read_bytes() for name in ("evaluations.png", "seconds.png")]
     assert all(len(picture) > 10_000 for picture in pictures) and "src=" not in re.sub(r'src="data:', "", page)
+
+
+def test_a_panel_shows_raw_and_resampled_draws_beside_floor_and_best_published():
+    job, shown = Job("dw4", "default", 0, "smoke"), {"energy_evaluations": 60, "gradient_evaluations": 40}
+    lines = [figures(job, **shown, energy_w2=w2, energy_w2_resampled=0.5, energy_w2_floor=0.125) for w2 in (2.0, 3.0, 7.0)]
+    np.testing.assert_array_equal(
+        plots.spread(lines, plots.evaluations, lambda line: line["energy_w2"])["default"][:, 0],
+        [[100.0, 2.0], [100.0, 3.0], [100.0, 7.0]],
+    )
+    ax, quality = Figure().subplots(), plots.quality_of(lines)
+    plots.panel(ax, "dw4", lines, quality, plots.evaluations, ["default"], {})
+    heights = {float(line.get_ydata()[0]) for line in ax.get_lines() if len(line.get_ydata())}
+    best = min(figure.value for figure in cases.CASES["dw4"].published if figure.metric == "energy_w2")
+    assert {3.0, 0.5, 0.125, best} <= heights
 
 
 def test_columns_that_apply_to_no_line_are_left_out():
