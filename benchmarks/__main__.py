@@ -28,13 +28,13 @@ def parser() -> argparse.ArgumentParser:
     )
     amount.add_argument("--seconds", type=float, help="of a classical method, compilation and pilot apart")
     run.add_argument("--out", type=Path, default=Path("results"))
-    run.add_argument("--workers", type=int, default=1, help="processes at once, which share the cores evenly")
+    _at_once(run)
 
     sweep = commands.add_parser("sweep", help="a suite of cases and methods, then its report")
     sweep.add_argument("suite", choices=SUITES, metavar="SUITE", help=", ".join(SUITES))
     sweep.add_argument("--seeds", type=int, nargs="+", default=None, help="instead of the suite's own")
     sweep.add_argument("--out", type=Path, default=Path("results"))
-    sweep.add_argument("--workers", type=int, default=1, help="processes at once, which share the cores evenly")
+    _at_once(sweep)
 
     report = commands.add_parser("report", help="tables and plots of a directory of results: report.md, report.html")
     report.add_argument("directory", type=Path, metavar="DIR")
@@ -71,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _at_once(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workers", type=int, default=1, help="processes at once, which share the cores evenly")
+    command.add_argument(
+        "--together", type=int, default=1, metavar="S", help="seeds of a learned method in one program, for an accelerator"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     options, console = parser().parse_args(arguments), Console()
     # each command imports what it needs: the parser answers --help at once
@@ -92,14 +99,14 @@ def main(arguments: list[str] | None = None) -> None:
         asked = {name: getattr(options, name) for name in ("evaluations", "seconds")}
         extra = {name: value for name, value in asked.items() if value is not None}
         todo = sweep.jobs(options.case, options.method, options.budget, options.seeds, extra)
-        sweep.run(todo, options.out, console, options.workers)
+        sweep.run(todo, options.out, console, options.workers, options.together)
     elif options.command == "sweep":
         from benchmarks import sweep
         from benchmarks.report import write
 
         of = SUITES[options.suite]
         of = of if options.seeds is None else of._replace(seeds=tuple(options.seeds))
-        sweep.suite(of, options.out, console, options.workers)
+        sweep.suite(of, options.out, console, options.workers, options.together)
         write(options.out, console)
     elif options.command == "report":
         from benchmarks.report import write

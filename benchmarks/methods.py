@@ -17,12 +17,16 @@ from tiltjax.types import Key
 
 
 class Method(NamedTuple):
-    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record."""
+    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record.
+
+    together: the same for keys (S,), a list of outcomes, where the method has one program for several seeds.
+    """
 
     run: Callable[..., Outcome]
     arguments: Callable[[Budget], dict[str, Any]]
     defaults: Mapping[str, Any]
     timed: bool = False  # takes seconds=
+    together: Callable[..., list[Outcome]] | None = None
 
 
 def learned(loss: Callable[..., tj.Objective] | None) -> Method:
@@ -32,8 +36,11 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
     def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
         return of_sampler(tj.fit(key, target, progress=progress, **arguments))
 
+    def together(keys: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> list[Outcome]:
+        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, progress=progress, **arguments)]
+
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
-    return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out))
+    return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)
 
 
 def of_sampler(sampler: tj.Sampler) -> Outcome:

@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
 NAMES = """
-    case method seed budget tuned matched error num_draws num_steps
+    case method seed seeds_together budget tuned matched error num_draws num_steps
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
     mode_entropy mode_total_variation mode_total_variation_resampled mode_total_variation_floor
     energy_w2 energy_w2_resampled energy_w2_floor
@@ -67,18 +67,30 @@ class Trial(NamedTuple):
 
 def trial(job: Job, *, console: Console | None = None) -> Trial:
     """Runs and judges one method; the seed decides everything random."""
-    console = console or Console(quiet=True)
+    return trials([job], console=console)[0]
+
+
+def trials(jobs: Sequence[Job], *, console: Console | None = None) -> list[Trial]:
+    """Of jobs that differ in the seed alone: several are run as one program, which shares the pilot of the first."""
+    console, job = console or Console(quiet=True), jobs[0]
     size, target = BUDGETS[job.budget], equip(job.case, CASES[job.case].target())
     entry = CASES[job.case]._replace(target=lambda: target)
-    key_fit, key_judge = jax.random.split(jax.random.key(job.seed))
-    arguments = arguments_of(job)
-    run = METHODS[job.method].run
-    outcome = run(key_fit, target, num_draws=size.num_draws, progress=not console.quiet, **arguments)
-    with console.status("drawing, and comparing with exact draws"):
-        draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
-    line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics, "peak_memory_mb": peak_memory_mb()}
-    line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
-    return Trial(outcome.sampler, draws, resampled, line)
+    keys = [jax.random.split(jax.random.key(job.seed)) for job in jobs]
+    given = {"num_draws": size.num_draws, "progress": not console.quiet, **arguments_of(job)}
+    method, keys_fit = METHODS[job.method], [key_fit for key_fit, _ in keys]
+    if len(jobs) > 1 and method.together is not None:
+        outcomes = method.together(jnp.stack(keys_fit), target, **given)
+    else:
+        outcomes = [method.run(key, target, **given) for key in keys_fit]
+    judged = []
+    for job, outcome, (_, key_judge) in zip(jobs, outcomes, keys, strict=True):
+        with console.status("drawing, and comparing with exact draws"):
+            draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
+        line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics}
+        line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
+        line |= {"seeds_together": len(jobs), "peak_memory_mb": peak_memory_mb()}
+        judged.append(Trial(outcome.sampler, draws, resampled, line))
+    return judged
 
 
 def attempt(job: Job) -> dict[str, Any]:

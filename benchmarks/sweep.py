@@ -16,7 +16,7 @@ from benchmarks.cases import BUDGETS, CASES, Suite, overrides
 from benchmarks.methods import METHODS
 from benchmarks.runner import Job
 
-Perform = Callable[[Job, list[int] | None], dict[str, Any]]
+Perform = Callable[[Sequence[Job], list[int] | None], list[dict[str, Any]]]
 
 
 def jobs(case: str, method: str, budget: str, seeds: Iterable[int], extra: dict[str, Any] | None = None) -> list[Job]:
@@ -35,8 +35,18 @@ def jobs(case: str, method: str, budget: str, seeds: Iterable[int], extra: dict[
     return [Job(case, method, seed, budget, tuned, given) for seed in seeds for tuned in variants]
 
 
-def run(todo: Sequence[Job], out: Path, console: Console, num_workers: int = 1, perform: Perform = workers.in_child) -> None:
-    """Appends a line to out/results.jsonl as each job ends, figures or failure, and leaves out the jobs that have one."""
+def run(
+    todo: Sequence[Job],
+    out: Path,
+    console: Console,
+    num_workers: int = 1,
+    together: int = 1,
+    perform: Perform = workers.in_child,
+) -> None:
+    """Appends a line to out/results.jsonl as each job ends, figures or failure, and leaves out the jobs that have one.
+
+    Up to `together` seeds of a learned method are one vmapped program.
+    """
     out.mkdir(parents=True, exist_ok=True)
     done = {runner.identity(line): line for line in runner.read(out)}
     left = []
@@ -51,32 +61,47 @@ def run(todo: Sequence[Job], out: Path, console: Console, num_workers: int = 1, 
     for share in workers.shares(num_workers):
         cores.put(share)
 
-    def one(job: Job) -> dict[str, Any]:
+    def one(group: list[Job]) -> list[dict[str, Any]]:
         share = cores.get()
         try:
-            return perform(job, share)
+            return perform(group, share)
         finally:
             cores.put(share)
 
     with _bar(console) as bar, ThreadPoolExecutor(num_workers) as pool:
         task = bar.add_task("sweep", total=len(left))
-        futures = {pool.submit(one, job): job for job in left}
+        futures = {pool.submit(one, group): group for group in groups(left, together)}
         try:
             for future in as_completed(futures):
-                line = runner.finite(future.result())
-                with (out / runner.RESULTS).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                console.print(f"{futures[future]}   {summary(line)}")
-                bar.advance(task)
+                for job, line in zip(futures[future], map(runner.finite, future.result()), strict=True):
+                    with (out / runner.RESULTS).open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    console.print(f"{job}   {summary(line)}")
+                    bar.advance(task)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def suite(of: Suite, out: Path, console: Console, num_workers: int = 1, perform: Perform = workers.in_child) -> None:
+def groups(jobs: Iterable[Job], together: int) -> list[list[Job]]:
+    """Jobs that one program can do, at most `together` each: those that differ in the seed alone, of a learned method."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(repr(job if METHODS[job.method].together is None else job._replace(seed=-1)), []).append(job)
+    return [some[i : i + together] for some in alike.values() for i in range(0, len(some), together)]
+
+
+def suite(
+    of: Suite,
+    out: Path,
+    console: Console,
+    num_workers: int = 1,
+    together: int = 1,
+    perform: Perform = workers.in_child,
+) -> None:
     """All methods at the suite's budget, then its classical ones again with the seconds that the default took."""
     pairs = [(case, method) for case in of.cases for method in of.methods]
-    run([job for pair in pairs for job in jobs(*pair, of.budget, of.seeds)], out, console, num_workers, perform)
+    run([job for pair in pairs for job in jobs(*pair, of.budget, of.seeds)], out, console, num_workers, together, perform)
     again = [
         job
         for case in of.cases
@@ -84,7 +109,7 @@ def suite(of: Suite, out: Path, console: Console, num_workers: int = 1, perform:
         for method in of.at_equal_seconds
         for job in jobs(case, method, of.budget, of.seeds, {"seconds": seconds})
     ]
-    run(again, out, console, num_workers, perform)
+    run(again, out, console, num_workers, together, perform)
 
 
 def default_seconds(case: str, budget: str, out: Path) -> float | None:

@@ -103,9 +103,10 @@ def test_a_line_of_a_classical_method_has_every_key_and_no_weights_of_paths(monk
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     calls = []
 
-    def perform(job, cores):
+    def perform(jobs, cores):
+        (job,) = jobs
         calls.append((job.method, job.seed))
-        return figures(job, ess=float("nan"))
+        return [figures(job, ess=float("nan"))]
 
     def run(method, seeds, extra=None):
         calls.clear()
@@ -165,8 +166,8 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setitem(methods.METHODS, "log_variance", methods.METHODS["log_variance"]._replace(run=run))
     todo = sweep.jobs("gmm40", "log_variance", "smoke", [0, 1])
-    sweep.run(todo, tmp_path, QUIET, perform=lambda job, cores: runner.attempt(job))
-    sweep.run(todo, tmp_path, QUIET, perform=lambda job, cores: pytest.fail("it is there already"))
+    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores: [runner.attempt(job) for job in jobs])
+    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores: pytest.fail("it is there already"))
     lines = lines_of(tmp_path)
     assert [line["error"] for line in lines] == ["FloatingPointError: nothing finite"] * 2
     assert all(set(line) == set(runner.KEYS) and line["ess"] is None for line in lines)
@@ -179,9 +180,10 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
 def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_path):
     asked = []
 
-    def perform(job, cores):
+    def perform(jobs, cores):
+        (job,) = jobs
         asked.append((job.method, job.extra))
-        return figures(job, train_seconds=20.0 + job.seed, sample_seconds=1.0)
+        return [figures(job, train_seconds=20.0 + job.seed, sample_seconds=1.0)]
 
     of = cases.Suite(("gmm40", "mw5"), ("default", "smc"), (0, 2), "smoke", ("smc",))
     sweep.suite(of, tmp_path, QUIET, perform=perform)
@@ -192,11 +194,48 @@ def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_
 
 def test_a_job_runs_in_a_process_of_its_own(monkeypatch):
     """An unknown case is the quickest failure that a child can report; a killed one reports for itself."""
-    line = workers.in_child(Job("nothing", "default", 3, "smoke"), [sorted(os.sched_getaffinity(0))[0]])
+    (line,) = workers.in_child([Job("nothing", "default", 3, "smoke")], [sorted(os.sched_getaffinity(0))[0]])
     assert line["error"] == "KeyError: 'nothing'" and line["seed"] == 3
     assert line["peak_memory_mb"] > 10
     monkeypatch.setattr(workers.sys, "executable", "false")
-    assert workers.in_child(Job("gmm40", "default", 3, "smoke"))["error"].startswith("the process ended with 1")
+    (line,) = workers.in_child([Job("gmm40", "default", 3, "smoke")])
+    assert line["error"].startswith("the process ended with 1")
+
+
+def test_seeds_that_fail_together_are_run_one_by_one(monkeypatch):
+    jobs = [Job("nothing", "default", seed, "smoke") for seed in (0, 1)]
+    lines = workers.in_child(jobs)
+    assert [(line["seed"], line["error"], line["seeds_together"]) for line in lines] == [
+        (0, "KeyError: 'nothing'", None),
+        (1, "KeyError: 'nothing'", None),
+    ]
+
+
+def test_a_program_takes_the_seeds_of_one_row_of_a_learned_method(overridden):
+    """Tuned and untuned rows, and methods without such a program, apart."""
+    todo = [*sweep.jobs("gmm40", "default", "smoke", range(5)), *sweep.jobs("gmm40", "smc", "smoke", [0, 1])]
+    found = [[(job.method, job.tuned, job.seed) for job in group] for group in sweep.groups(todo, 3)]
+    assert found == [
+        *([("default", tuned, seed) for seed in seeds] for tuned in (False, True) for seeds in ((0, 1, 2), (3, 4))),
+        [("smc", False, 0)],
+        [("smc", False, 1)],
+    ]
+    assert [len(group) for group in sweep.groups(todo, 1)] == [1] * 12
+
+
+def test_seeds_in_one_program_give_the_lines_that_they_give_alone(monkeypatch):
+    """The first seed's is that of a run by itself (they share its pilot), up to rounding; the others' are their own."""
+    small = {"num_updates": 60, "network": functools.partial(tj.networks.mlp, width=16, depth=1), "num_steps": 8}
+    small |= {"sampling_steps": 20, "replay": tj.Replay(128, 256, 20, 64), "learning_rate": 1e-3}
+    monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget(small, num_draws=200, floor_pairs=2))
+    jobs = [Job("gmm40", "default", seed, "smoke") for seed in (4, 5)]
+    first, second = (trial.line for trial in runner.trials(jobs))
+    alone = runner.trial(jobs[0]).line
+    assert (first["seeds_together"], alone["seeds_together"], first["seed"], second["seed"]) == (2, 1, 4, 5)
+    same = ("log_z", "ess", "energy_w2", "energy_w2_resampled", "eubo", "gradient_evaluations")
+    np.testing.assert_allclose([first[name] for name in same], [alone[name] for name in same], rtol=1e-6)
+    assert abs(second["log_z"] - first["log_z"]) > 1e-6
+    assert runner.identity(first) == runner.identity(alone)
 
 
 def test_workers_share_the_cores(monkeypatch):

@@ -28,7 +28,7 @@ from tiltjax import (
     weights,
 )
 from tiltjax.bridging import fit_bridge
-from tiltjax.fitting import fit, load, prepare
+from tiltjax.fitting import fit, fit_seeds, load, prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
 
@@ -54,6 +54,7 @@ __all__ = [
     "exact",
     "fit",
     "fit_bridge",
+    "fit_seeds",
     "integrations",
     "load",
     "losses",

@@ -79,17 +79,19 @@ def run(
 
 
 def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int) -> None:
-    """Reads one chunk's metrics: moves the bar, and stops a run that no longer learns."""
+    """Reads one chunk's metrics: moves the bar, and stops a run that no longer learns, of one seed or of one among several."""
     values = jax.tree.map(np.asarray, metrics)
     if bar is not None:
         bar.show(chunks * chunk, values)
-    dead = np.isnan(values.loss)
-    if np.all(dead):
-        bad = int(values.first_bad[0])
+    dead = np.atleast_1d(np.all(np.isnan(values.loss), axis=0))
+    if np.any(dead):
+        i = int(np.argmax(dead))
+        bad, lost = (int(leaf.reshape(chunk, -1)[0, i]) for leaf in (values.first_bad, values.nonfinite_particles))
+        seed = f"of key {i} " if values.loss.ndim > 1 else ""
         name = trainer.quantities[bad] if bad >= 0 else "log_weight (no particle in the buffer has a finite weight)"
         raise FloatingPointError(
-            f"every update of rounds {(chunks - 1) * chunk} to {chunks * chunk - 1} was non-finite and was skipped; the first "
-            f"quantity to go bad was {name} ({int(values.nonfinite_particles[0])} particles of the round had a non-finite "
+            f"every update {seed}of rounds {(chunks - 1) * chunk} to {chunks * chunk - 1} was non-finite and was skipped; the "
+            f"first quantity to go bad was {name} ({lost} particles of the round had a non-finite "
             "label or weight). Check the density there, lower the learning rate, or set a smaller `clip`."
         )
 
@@ -123,7 +125,8 @@ class _bar:
         self.progress.stop()
 
     def show(self, rounds: int, metrics: Metrics) -> None:
-        note = f"loss {metrics.loss[-1]:.3g}  log Z {metrics.log_z[-1]:.3f}  ESS {metrics.ess[-1]:.2f}"
+        loss, log_z, ess = (np.median(leaf[-1]) for leaf in (metrics.loss, metrics.log_z, metrics.ess))
+        note = f"loss {loss:.3g}  log Z {log_z:.3f}  ESS {ess:.2f}"
         skipped = int(np.sum(metrics.nonfinite_updates))
         self.progress.update(
             self.task, completed=rounds * self.updates, note=note + (f"  non-finite {skipped}" if skipped else "")

@@ -89,6 +89,19 @@ def trainer(
     return Trainer(init, step, names)
 
 
+def together(trainer: Trainer) -> Trainer:
+    """The same for S keys (S,) at once: all of state and metrics has a leading axis S, but the round and the buffer's cursor.
+
+    Those are the same for all, and stay plain numbers: a buffer is then written in one piece.
+    """
+    shape = jax.eval_shape(trainer.init, jax.random.key(0))
+    axes: Any = jax.tree.map(lambda _: 0, shape)._replace(round=None)
+    if isinstance(shape.buffer, buffers.Ring):
+        axes = axes._replace(buffer=axes.buffer._replace(cursor=None))
+    init = jax.vmap(trainer.init, out_axes=axes)
+    return trainer._replace(init=init, step=jax.vmap(trainer.step, in_axes=(axes,), out_axes=(axes, 0)))
+
+
 def _clean(batch: Batch) -> tuple[Batch, Array]:
     """Particles with anything non-finite lose their weight and their labels; and how many did, by quantity (K,)."""
     leaves = [*jax.tree.leaves(batch.data), batch.log_weight]
