@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import tiltjax as tj
-from tiltjax import run, train
+from tiltjax import fitting, run, train
 from tiltjax.types import Batch, Learned, Network, Objective, Replay
 
 NETWORK = functools.partial(tj.networks.mlp, width=16, depth=1)
@@ -32,7 +32,7 @@ def problem():
 
 
 def test_each_seed_is_what_it_is_alone():
-    """A problem has no pilot, so that nothing is shared. (`test_runner` has a target, whose pilot is that of the first key.)"""
+    """A problem has no pilot, so that nothing is shared."""
     first, second = tj.fit_seeds(KEYS[:2], problem(), **SMALL)
     alone = tj.fit(KEYS[1], problem(), **SMALL)
     for a, b in zip(jax.tree.leaves(second.params), jax.tree.leaves(alone.params), strict=True):
@@ -43,6 +43,20 @@ def test_each_seed_is_what_it_is_alone():
     draws = [sampler.sample(jax.random.key(7), 50).log_weight for sampler in (second, alone)]
     np.testing.assert_allclose(*draws, rtol=1e-6)
     assert first.forward is second.forward  # one program draws for all
+
+
+def test_the_pilot_of_a_target_is_that_of_the_first_key(monkeypatch):
+    found = []
+
+    def pilot(key, *arguments):
+        found.append(jax.random.key_data(key))
+        raise StopIteration
+
+    monkeypatch.setattr(fitting, "_prepare", pilot)
+    for call in (lambda: tj.fit(KEYS[0], tj.targets.gaussian()), lambda: tj.fit_seeds(KEYS, tj.targets.gaussian())):
+        with pytest.raises(StopIteration):
+            call()
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_buffer_is_written_where_a_plain_number_says():
