@@ -1,4 +1,6 @@
-"""Control networks: zero at the start, the same on every path, finite where the density is not."""
+"""Control networks: zero at the start, the same on every path, finite where the density is not, also in half precision."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from support import gaussian, perturbed
 
-from tiltjax import networks, problems
+from tiltjax import networks, paths, problems, sampling
 
 SHAPE = (2, 3)
 
@@ -76,3 +78,49 @@ def test_float32_to_both_ends(name):
     for t in (0.0, 1e-7, 0.5, 1 - 1e-7, 1.0):
         u = network.apply(params, jnp.asarray(t), X.astype(jnp.float32))
         assert u.dtype == jnp.float32 and jnp.all(jnp.isfinite(u))
+
+
+# ------------------------------------------------------------------------------------------- bfloat16
+
+HALF = {
+    "mlp": functools.partial(networks.mlp, width=32, depth=2),
+    "score_informed": functools.partial(networks.score_informed, width=32, depth=2),
+    "drift": functools.partial(networks.drift, width=32, depth=2),
+    "potential": functools.partial(networks.potential, width=32, depth=2),
+    "corrector": functools.partial(networks.corrector, width=32, depth=2),
+    "egnn": functools.partial(networks.egnn, width=16, depth=2),
+}
+
+
+def symmetric():
+    return problems.tilt(gaussian("linear", SHAPE, 1.5), lambda x: -jnp.sum(jnp.square(x)), resolution=0.1)
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_is_near_and_stays_inside(name):
+    """Products in bfloat16 (2^-8 of rounding, times what random layers amplify); parameters, control and gradients in the working precision."""
+    full, half = HALF[name](symmetric()), HALF[name](symmetric(), dtype=jnp.bfloat16)
+    params = perturbed(full.init(jax.random.key(1)), jax.random.key(2), 0.3)
+    own = jax.eval_shape(half.init, jax.random.key(1))
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
+    a, b = full.apply(params, T, X), half.apply(params, T, X)
+    assert b.dtype == jnp.float64
+    error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
+    assert 1e-6 < error < 0.1
+    slopes = jax.grad(lambda p: jnp.sum(jnp.square(half.apply(p, T, X))))(params)
+    leaves = jax.tree.leaves((own, slopes))
+    assert all(leaf.dtype == jnp.float64 for leaf in leaves)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(slopes))
+    assert "bf16" in str(jax.make_jaxpr(lambda x: half.apply(params, T, x))(X))
+
+
+def test_weights_are_those_of_the_control_in_half_precision():
+    """E[exp(log_weight)] = Z without bias: base N(0, 1.5^2) in six dimensions, r = -|x|^2 / 2."""
+    target = problems.tilt(gaussian("linear", SHAPE, 1.5), lambda x: -0.5 * jnp.sum(jnp.square(x)), resolution=0.1)
+    network = HALF["mlp"](target, dtype=jnp.bfloat16)
+    params = perturbed(network.init(jax.random.key(1)), jax.random.key(2), 0.02)
+    sampler = sampling.sampler(target, network, params, lambda n: paths.log_snr(target.process, n, 0.1))
+    weight = np.exp(np.asarray(sampler.sample(jax.random.key(3), 20_000, num_steps=10).log_weight))
+    truth = (1 + 1.5**2) ** -3
+    assert abs(weight.mean() - truth) < 5 * weight.std() / np.sqrt(weight.size)
+    assert weight.std() / weight.mean() < 10  # enough of them count for the z-score to mean something

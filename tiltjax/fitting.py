@@ -150,6 +150,7 @@ def _fit(
     settings = (
         record,
         _probe(problem),
+        _told(network),
         _told(loss),
         objective.gradient_evaluations,
         num_updates,
@@ -305,7 +306,9 @@ def _name_of(function: Any) -> str:
 
 def _told(function: Any) -> str:
     """Its name, with the plain arguments of a functools.partial."""
-    given = {name: value for name, value in getattr(function, "keywords", {}).items() if isinstance(value, int | float | str)}
+    given = {
+        name: value for name, value in getattr(function, "keywords", {}).items() if isinstance(value, int | float | str | type)
+    }
     return f"{_name_of(function)} {given or ''}"
 
 

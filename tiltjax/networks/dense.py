@@ -1,4 +1,8 @@
-"""Networks of dense layers on the flattened particle."""
+"""Networks of dense layers on the flattened particle.
+
+`dtype` is that of the hidden layers' products (jnp.bfloat16 on an accelerator made for it; default the working precision).
+Parameters, positions, time features and sums stay in the working precision, and weights are those of the control as computed.
+"""
 
 import math
 
@@ -6,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
 from tiltjax.types import Network, Params, Problem
 
@@ -19,11 +24,11 @@ class _Residual(nnx.Module):
     from bends.
     """
 
-    def __init__(self, dim: int, width: int, depth: int, rngs: nnx.Rngs):
+    def __init__(self, dim: int, width: int, depth: int, dtype: DTypeLike | None, rngs: nnx.Rngs):
         features = 2 * NUM_FREQUENCIES + 1
         self.state = linear(dim, width, rngs)
         self.time = linear(features, width, rngs)
-        self.hidden = nnx.List([linear(width, width, rngs) for _ in range(depth)])
+        self.hidden = nnx.List([linear(width, width, rngs, dtype=dtype) for _ in range(depth)])
         self.out = linear(width, 2 * dim, rngs, kernel_init=nnx.initializers.zeros)
 
     def __call__(self, y: Array, features: Array) -> Array:
@@ -35,29 +40,31 @@ class _Residual(nnx.Module):
         # the time features do not depend on the particle: under vmap over particles at one time they are computed once
         h = jax.nn.gelu(self.state(y) + self.time(features))
         for layer in self.hidden:
-            h = h + jax.nn.gelu(layer(h))
+            h = h + jax.nn.gelu(layer(h)).astype(h.dtype)
         shift, slope = jnp.split(self.out(h), 2)
         return shift, slope
 
 
-def mlp(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+def mlp(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """u = gain_t [D + G * m / s](m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: D and G see the same on every path.
 
     q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q.
     When not to use it: particle systems (no symmetry is built in).
     """
     dim = math.prod(problem.process.shape)
-    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
         m, gain, level = natural(problem, t, x)
         out = nnx.merge(graph, params)(m.reshape(-1), time_features(level))
         return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
 
-    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
 
 
-def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: float = 10.0) -> Network:
+def score_informed(
+    problem: Problem, width: int = 192, depth: int = 3, clip: float = 10.0, dtype: DTypeLike | None = None
+) -> Network:
     """`mlp` plus a gate of time for each coordinate on the target's own gradient at the predicted end point:
 
         u = gain_t [ D / sqrt(R_t + q) + gate_t grad r(m) ],  m = Phi_t x = E_base[X_1 | X_t = x].
@@ -70,7 +77,7 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
     limit = clip * math.sqrt(dim / problem.resolution)
 
     def build(rngs: nnx.Rngs) -> nnx.Dict:
-        return nnx.Dict(body=_Residual(dim, width, depth, rngs), gate=Gate(dim, rngs))
+        return nnx.Dict(body=_Residual(dim, width, depth, dtype, rngs), gate=Gate(dim, rngs))
 
     graph = split(build)
 
@@ -84,7 +91,7 @@ def score_informed(problem: Problem, width: int = 192, depth: int = 3, clip: flo
     return Network(init_of(build), apply, gradient_evaluations=1)
 
 
-def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """The corrector h(t, x) = grad_m log phi_hat_t of a Schroedinger bridge, `mlp` with its clock reversed:
 
         h = -m / V_t + [D + G * m / s](m / s, log(V_t + q)) / sqrt(V_t + q),   V_t = s^2 - R_t = Var m_t of the base.
@@ -94,7 +101,7 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
     """
     dim, scale2 = math.prod(problem.process.shape), problem.process.scale**2
     residual = problem.process.residual
-    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
         y, _, _ = natural(problem, t, x)
@@ -103,24 +110,24 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3) -> Network:
         out = nnx.merge(graph, params)(y.reshape(-1), time_features(level)).reshape(x.shape)
         return out / jnp.sqrt(level) - y * (math.sqrt(scale2) / variance)
 
-    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
 
 
-def drift(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+def drift(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
     dim, s = math.prod(problem.process.shape), problem.process.scale
-    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
         return s * nnx.merge(graph, params)(x.reshape(-1) / s, clock_features(t)).reshape(x.shape)
 
-    return Network(init_of(lambda rngs: _Residual(dim, width, depth, rngs)), apply)
+    return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
 
 
-def potential(problem: Problem, width: int = 192, depth: int = 3) -> Network:
+def potential(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = grad phi, phi = s^2 sum_i [D y + G y^2 / 2]_i (y = x / s, t): for action matching, which needs phi itself."""
     dim, s = math.prod(problem.process.shape), problem.process.scale
-    graph = split(lambda rngs: _Residual(dim, width, depth, rngs))
+    graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def phi(params: Params, t: Array, x: Array) -> Array:
         y = x.reshape(-1) / s
@@ -128,7 +135,7 @@ def potential(problem: Problem, width: int = 192, depth: int = 3) -> Network:
         return s**2 * jnp.sum(shift * y + 0.5 * slope * jnp.square(y))
 
     return Network(
-        init_of(lambda rngs: _Residual(dim, width, depth, rngs)),
+        init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)),
         lambda params, t, x: jax.grad(phi, argnums=2)(params, t, x),
         potential=phi,
     )
