@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -76,6 +77,20 @@ def _at_once(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--together", type=int, default=1, metavar="S", help="seeds of a learned method in one program, for an accelerator"
     )
+    command.add_argument(
+        "--precision", choices=("f32", "bf16"), default="f32", help="of a learned method's hidden layers (sums are f32)"
+    )
+    command.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="rounds, buffer and batches of a learned method N times as large"
+    )
+
+
+def _chip(options: argparse.Namespace) -> dict[str, Any]:
+    """What differs from f32 and the recipe's own batches."""
+    if options.batch < 1:
+        raise SystemExit(f"--batch is how many times as large, 1 or more; got {options.batch}.")
+    given = {"precision": options.precision, "batch": options.batch}
+    return {name: value for name, value in given.items() if value not in ("f32", 1)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks import sweep
 
         asked = {name: getattr(options, name) for name in ("evaluations", "seconds")}
-        extra = {name: value for name, value in asked.items() if value is not None}
+        extra = {name: value for name, value in asked.items() if value is not None} | _chip(options)
         todo = sweep.jobs(options.case, options.method, options.budget, options.seeds, extra)
         sweep.run(todo, options.out, console, options.workers, options.together)
     elif options.command == "sweep":
@@ -106,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         of = SUITES[options.suite]
         of = of if options.seeds is None else of._replace(seeds=tuple(options.seeds))
-        sweep.suite(of, options.out, console, options.workers, options.together)
+        sweep.suite(of, options.out, console, options.workers, options.together, _chip(options))
         write(options.out, console)
     elif options.command == "report":
         from benchmarks.report import write

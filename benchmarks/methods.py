@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tiltjax as tj
-from benchmarks import baselines
+from benchmarks import accelerator, baselines
 from benchmarks.cases import Budget
 from benchmarks.outcome import Outcome
 from tiltjax.types import Key
+
+CHIP = ("precision", "batch")
 
 
 class Method(NamedTuple):
@@ -30,14 +32,18 @@ class Method(NamedTuple):
 
 
 def learned(loss: Callable[..., tj.Objective] | None) -> Method:
-    """`fit` with a loss (None: its default), then draws."""
-    given = {} if loss is None else {"loss": loss}
+    """`fit` with a loss (None: its default), then draws. Takes precision= and batch= of `accelerator.arguments` too."""
+    given, default = {} if loss is None else {"loss": loss}, _defaults(tj.fit, ())["loss"]
+
+    def recipe(target: tj.Target, arguments: dict[str, Any]) -> dict[str, Any]:
+        chip = {name: arguments[name] for name in CHIP if name in arguments}
+        return accelerator.arguments(target, default, {k: v for k, v in arguments.items() if k not in chip}, **chip)
 
     def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
-        return of_sampler(tj.fit(key, target, progress=progress, **arguments))
+        return of_sampler(tj.fit(key, target, progress=progress, **recipe(target, arguments)))
 
     def together(keys: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> list[Outcome]:
-        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, progress=progress, **arguments)]
+        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, progress=progress, **recipe(target, arguments))]
 
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
     return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)
@@ -53,6 +59,7 @@ def of_sampler(sampler: tj.Sampler) -> Outcome:
         "energy_evaluations": report.energy_evaluations,
         "gradient_evaluations": report.gradient_evaluations,
         "network_evaluations": sampler.num_steps,
+        "flops_of_a_draw": accelerator.flops_of_a_draw(sampler),
         "nonfinite_updates": report.nonfinite_updates,
     }
     return Outcome(lambda key, n: sampler.sample(key, n), costs, sampler=sampler)

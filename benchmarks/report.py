@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import runner
+from benchmarks.accelerator import fraction_of_peak
 from benchmarks.cases import CASES
+from benchmarks.methods import CHIP
 
 EQUAL_SECONDS = "equal seconds"
 Line = dict[str, Any]
@@ -60,6 +62,8 @@ COLUMNS = (
     Column("compile s", _key("compile_seconds"), "{:.0f}"),
     Column("train s", _key("train_seconds"), "{:.0f}"),
     Column("draw s", _key("sample_seconds"), "{:.1f}"),
+    Column("draws a second", lambda line: line["num_draws"] / line["sample_seconds"] if line.get("ess") else None, "{:,.0f}"),
+    Column("of the chip's peak", fraction_of_peak, "{:.2%}"),
     Column("memory MB", _key("peak_memory_mb"), "{:,.0f}"),
     Column("non-finite", _key("nonfinite_updates"), "{:.0f}"),
 )
@@ -75,6 +79,11 @@ markers are raw draws, full ones draws resampled by their weights.
 def label(line: Line) -> str:
     """The method as a row names it."""
     words = [line["method"], "tuned" if line.get("tuned") else "", EQUAL_SECONDS if line.get("matched") == "seconds" else ""]
+    words += [
+        line["arguments"][name] if name == "precision" else f"batch x{line['arguments'][name]}"
+        for name in CHIP
+        if name in line["arguments"]
+    ]
     return ", ".join(filter(None, words))
 
 

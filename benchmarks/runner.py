@@ -20,7 +20,7 @@ from rich.console import Console
 import tiltjax as tj
 from benchmarks import metrics
 from benchmarks.cases import BUDGETS, CASES, Case, Components, overrides
-from benchmarks.methods import METHODS
+from benchmarks.methods import CHIP, METHODS
 from benchmarks.outcome import Outcome
 from benchmarks.reference import at_most, equip
 from tiltjax.types import Key
@@ -35,6 +35,7 @@ NAMES = """
     geometric_w2 geometric_w2_resampled geometric_w2_floor
     sinkhorn sinkhorn_resampled sinkhorn_floor w2 w2_resampled w2_floor mmd mmd_resampled mmd_floor
     pilot_seconds compile_seconds train_seconds sample_seconds energy_evaluations gradient_evaluations network_evaluations
+    flops_of_a_draw
     nonfinite_updates peak_memory_mb diagnostics device revision versions arguments
 """
 KEYS = tuple(NAMES.split())
@@ -53,7 +54,8 @@ class Job(NamedTuple):
 
     def __str__(self) -> str:
         words = [self.case, self.method, *(["tuned"] if self.tuned else []), f"seed {self.seed}", f"({self.budget})"]
-        return "  ".join([*words, *(["at equal seconds"] if "seconds" in self.extra else [])])
+        chip = [f"{name} {self.extra[name]}" for name in CHIP if name in self.extra]
+        return "  ".join([*words, *chip, *(["at equal seconds"] if "seconds" in self.extra else [])])
 
 
 class Trial(NamedTuple):

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import runner, workers
 from benchmarks.cases import BUDGETS, CASES, Suite, overrides
-from benchmarks.methods import METHODS
+from benchmarks.methods import CHIP, METHODS
 from benchmarks.runner import Job
 
 Perform = Callable[[Sequence[Job], list[int] | None], list[dict[str, Any]]]
@@ -27,10 +27,12 @@ def jobs(case: str, method: str, budget: str, seeds: Iterable[int], extra: dict[
     _known(case, CASES, "case")
     _known(method, METHODS, "method")
     _known(budget, BUDGETS, "budget")
-    given = extra or {}
-    if given and not METHODS[method].timed:
+    given, of = extra or {}, METHODS[method]
+    if not of.timed and (refused := [name for name in given if name not in CHIP]):
         names = ", ".join(name for name, other in METHODS.items() if other.timed)
-        raise SystemExit(f"{' and '.join(given)} can be set for the classical methods, {names}; {method} takes --budget.")
+        raise SystemExit(f"{' and '.join(refused)} can be set for the classical methods, {names}; {method} takes --budget.")
+    if of.timed and (refused := [name for name in given if name in CHIP]):
+        raise SystemExit(f"{' and '.join(refused)} can be set for the learned methods; {method} trains no network.")
     variants = (False, True) if overrides(case, method) else (False,)
     return [Job(case, method, seed, budget, tuned, given) for seed in seeds for tuned in variants]
 
@@ -97,27 +99,33 @@ def suite(
     console: Console,
     num_workers: int = 1,
     together: int = 1,
+    chip: dict[str, Any] | None = None,
     perform: Perform = workers.in_child,
 ) -> None:
-    """All methods at the suite's budget, then its classical ones again with the seconds that the default took."""
-    pairs = [(case, method) for case in of.cases for method in of.methods]
-    run([job for pair in pairs for job in jobs(*pair, of.budget, of.seeds)], out, console, num_workers, together, perform)
+    """All methods at the suite's budget, then its classical ones again with the seconds that the default took.
+
+    chip: arguments of `accelerator.arguments` for the learned ones.
+    """
+    pairs = [(case, method, {} if METHODS[method].timed else chip or {}) for case in of.cases for method in of.methods]
+    todo = [job for case, method, extra in pairs for job in jobs(case, method, of.budget, of.seeds, extra)]
+    run(todo, out, console, num_workers, together, perform)
     again = [
         job
         for case in of.cases
-        if (seconds := default_seconds(case, of.budget, out)) is not None
+        if (seconds := default_seconds(case, of.budget, out, chip)) is not None
         for method in of.at_equal_seconds
         for job in jobs(case, method, of.budget, of.seeds, {"seconds": seconds})
     ]
     run(again, out, console, num_workers, together, perform)
 
 
-def default_seconds(case: str, budget: str, out: Path) -> float | None:
+def default_seconds(case: str, budget: str, out: Path, chip: dict[str, Any] | None = None) -> float | None:
     """Median over seeds of what the default took to train and to draw, compilation and pilot apart; None if it has no line."""
     found = [
         line["train_seconds"] + line["sample_seconds"]
         for line in runner.read(out)
         if (line["case"], line["method"], line["budget"]) == (case, "default", budget)
+        and {name: line["arguments"][name] for name in CHIP if name in line["arguments"]} == (chip or {})
         and not line.get("tuned")
         and not line.get("error")
     ]

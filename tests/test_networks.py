@@ -98,7 +98,7 @@ def symmetric():
 
 @pytest.mark.parametrize("name", HALF)
 def test_half_precision_is_near_and_stays_inside(name):
-    """Products in bfloat16 (2^-8 of rounding, times what random layers amplify); parameters, control and gradients in the working precision."""
+    """Products round at 2^-8, times what random layers amplify; parameters, control, gradients in the working precision."""
     full, half = HALF[name](symmetric()), HALF[name](symmetric(), dtype=jnp.bfloat16)
     params = perturbed(full.init(jax.random.key(1)), jax.random.key(2), 0.3)
     own = jax.eval_shape(half.init, jax.random.key(1))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, methods, plots, report, runner, sweep, tables, workers
+from benchmarks import __main__, accelerator, cases, methods, plots, report, runner, sweep, tables, workers
 from benchmarks.outcome import Outcome, kept
 from benchmarks.runner import Job
 
@@ -158,6 +158,60 @@ def test_unknown_names_are_refused_with_those_known(names):
 def test_evaluations_of_a_learned_method_are_refused():
     with pytest.raises(SystemExit, match="classical methods, nuts, parallel_tempering, smc; default takes --budget"):
         sweep.jobs("gmm40", "default", "smoke", [0], {"evaluations": 10})
+
+
+def test_what_fills_a_chip_is_for_learned_methods_and_a_row_of_its_own(tmp_path):
+    chip = {"precision": "bf16", "batch": 4}
+    (job,) = sweep.jobs("gmm40", "default", "smoke", [0], chip)
+    line, plain = runner.begun(job), runner.begun(Job("gmm40", "default", 0, "smoke"))
+    assert (report.label(line), report.label(plain)) == ("default, bf16, batch x4", "default")
+    assert runner.identity(line) != runner.identity(plain)
+    with pytest.raises(SystemExit, match="precision and batch can be set for the learned methods; smc trains no network"):
+        sweep.jobs("gmm40", "smc", "smoke", [0], chip)
+    asked = []
+
+    def perform(jobs, cores):
+        asked.extend((job.method, job.extra) for job in jobs)
+        return [figures(job, train_seconds=20.0, sample_seconds=1.0) for job in jobs]
+
+    of = cases.Suite(("gmm40",), ("default", "smc"), (0,), "smoke", ("smc",))
+    sweep.suite(of, tmp_path, QUIET, chip=chip, perform=perform)
+    assert asked == [("default", chip), ("smc", {}), ("smc", {"seconds": 21.0})]
+    assert sweep.default_seconds("gmm40", "smoke", tmp_path) is None  # another row's
+    assert (_chip(["--batch", "4", "--precision", "bf16"]), _chip([])) == (chip, {})
+    with pytest.raises(SystemExit, match="1 or more; got 0"):
+        _chip(["--batch", "0"])
+
+
+def _chip(words):
+    return __main__._chip(__main__.parser().parse_args(["run", "gmm40", "default", *words]))
+
+
+def test_the_arguments_that_fill_a_chip():
+    """A replay of the case's own and that of the loss alike; f32 and 1 change nothing."""
+    target, loss = tj.targets.double_well(), tj.losses.minimum_variance
+    replay = tj.Replay(10, 100, 5, 20, tj.weights.unweighted)
+    assert accelerator.arguments(target, loss, {"num_updates": 3}) == {"num_updates": 3}
+    given = accelerator.arguments(target, loss, {"replay": replay}, "bf16", 4)
+    assert given["replay"] == tj.Replay(40, 400, 5, 80, tj.weights.unweighted)
+    problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3))
+    network = given["network"](problem)
+    objective = given["loss"](problem, network, tj.paths.uniform(4))
+    assert objective.replay == accelerator.larger(loss(problem, network, tj.paths.uniform(4)).replay, 4)
+    assert "bf16" in str(jax.make_jaxpr(network.apply)(network.init(jax.random.key(0)), jnp.zeros(()), jnp.ones((3, 2))))
+
+
+def test_the_share_of_a_chips_peak():
+    """Products of an mlp by hand, 2 inputs x outputs each; XLA counts the rest on top."""
+    problem = tj.problems.sampling(tj.targets.gaussian(jnp.zeros(4)), tj.processes.gaussian(tj.paths.linear(), (4,)))
+    network = tj.networks.mlp(problem, width=128, depth=2)
+    sampler = tj.sampling.sampler(problem, network, network.init(jax.random.key(0)), tj.paths.uniform, num_steps=10)
+    products = 2 * (4 * 128 + 33 * 128 + 2 * 128 * 128 + 128 * 8)
+    assert 1.0 < accelerator.flops_of_a_draw(sampler) / (10 * products) < 1.2
+    line = {"device": "NVIDIA H100 80GB HBM3 (x86_64)", "arguments": {"precision": "bf16"}, "num_draws": 1000}
+    line |= {"flops_of_a_draw": 989e9, "sample_seconds": 4.0}
+    assert accelerator.fraction_of_peak(line) == pytest.approx(0.25)
+    assert accelerator.fraction_of_peak(line | {"device": "cpu (x86_64)"}) is None
 
 
 def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
