@@ -185,10 +185,12 @@ def _cases(suite: str) -> tuple[str, ...]:
     return tuple(name for name, case in CASES.items() if suite in case.suites)
 
 
+_CLASSICAL = ("smc", "parallel_tempering", "nuts")
+
 SUITES: dict[str, Suite] = {
     "smoke": Suite(_cases("smoke"), ("default", "smc"), (0,), "smoke"),
     "quick": Suite(_cases("quick"), ("default", "adjoint_sampling", "smc"), (0, 1, 2), "quick", ("smc",)),
-    "classical": Suite(_cases("quick"), ("smc", "parallel_tempering", "nuts"), (0, 1, 2), "quick"),
+    "classical": Suite(_cases("quick"), _CLASSICAL, (0, 1, 2), "quick", _CLASSICAL),
 }
 
 # what `coverage` is about: cases with separated modes of known weight
