@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.accelerator import PRECISIONS
 from benchmarks.cases import BUDGETS, CASES, COVERAGE, SUITES
 from benchmarks.methods import METHODS
 
@@ -78,7 +79,7 @@ def _at_once(command: argparse.ArgumentParser) -> None:
         "--together", type=int, default=1, metavar="S", help="seeds of a learned method in one program, for an accelerator"
     )
     command.add_argument(
-        "--precision", choices=("f32", "bf16"), default="f32", help="of a learned method's hidden layers (sums are f32)"
+        "--precision", choices=PRECISIONS, default="f32", help="of a learned method's hidden layers (sums are f32)"
     )
     command.add_argument(
         "--batch", type=int, default=1, metavar="N", help="rounds, buffer and batches of a learned method N times as large"

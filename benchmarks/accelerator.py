@@ -17,7 +17,7 @@ PEAKS = {"H100": {"f32": 494.0, "bf16": 989.0}, "H200": {"f32": 494.0, "bf16": 9
 Loss = Callable[..., Objective]
 
 
-def arguments(target: tj.Target, loss: Loss, given: dict[str, Any], precision: str = "f32", batch: int = 1) -> dict[str, Any]:
+def arguments(target: tj.Target, loss: Loss, *, precision: str = "f32", batch: int = 1, **given: Any) -> dict[str, Any]:
     """Arguments of `fit`: `given`, networks multiplying in `precision`, rounds, buffer and batches `batch` times as large.
 
     Updates and learning rate stay as they are.

@@ -35,15 +35,14 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
     """`fit` with a loss (None: its default), then draws. Takes precision= and batch= of `accelerator.arguments` too."""
     given, default = {} if loss is None else {"loss": loss}, _defaults(tj.fit, ())["loss"]
 
-    def recipe(target: tj.Target, arguments: dict[str, Any]) -> dict[str, Any]:
-        chip = {name: arguments[name] for name in CHIP if name in arguments}
-        return accelerator.arguments(target, default, {k: v for k, v in arguments.items() if k not in chip}, **chip)
-
     def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
-        return of_sampler(tj.fit(key, target, progress=progress, **recipe(target, arguments)))
+        return of_sampler(tj.fit(key, target, progress=progress, **accelerator.arguments(target, default, **arguments)))
 
     def together(keys: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> list[Outcome]:
-        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, progress=progress, **recipe(target, arguments))]
+        return [
+            of_sampler(sampler)
+            for sampler in tj.fit_seeds(keys, target, progress=progress, **accelerator.arguments(target, default, **arguments))
+        ]
 
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
     return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)

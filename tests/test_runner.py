@@ -191,8 +191,8 @@ def test_the_arguments_that_fill_a_chip():
     """A replay of the case's own and that of the loss alike; f32 and 1 change nothing."""
     target, loss = tj.targets.double_well(), tj.losses.minimum_variance
     replay = tj.Replay(10, 100, 5, 20, tj.weights.unweighted)
-    assert accelerator.arguments(target, loss, {"num_updates": 3}) == {"num_updates": 3}
-    given = accelerator.arguments(target, loss, {"replay": replay}, "bf16", 4)
+    assert accelerator.arguments(target, loss, num_updates=3) == {"num_updates": 3}
+    given = accelerator.arguments(target, loss, replay=replay, precision="bf16", batch=4)
     assert given["replay"] == tj.Replay(40, 400, 5, 80, tj.weights.unweighted)
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3))
     network = given["network"](problem)
