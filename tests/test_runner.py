@@ -57,17 +57,28 @@ def test_a_classical_budget_is_what_the_default_spends_after_the_pilot(budget):
     assert size.evaluations == calls + size.num_draws
 
 
-def test_equal_seconds_are_as_many_evaluations_as_they_allow():
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [
+        (lambda n: n / 100, [1000, 7000]),
+        (lambda n: 1 + n / 1000, [1000, 35000, 68055]),  # overhead: the first run tells too little
+        (lambda n: (n / 1000) ** 2, [1000, 70_000, 1000, 70_000, 1000]),  # no fit: it ends all the same
+    ],
+    ids=["proportional", "overhead", "unsteady"],
+)
+def test_equal_seconds_are_as_many_evaluations_as_take_them(took, expected):
     asked = []
 
     def baseline(key, target, *, evaluations, num_draws):
         asked.append(evaluations)
-        return Outcome(kept(tj.Samples(jnp.zeros((2, 1)), jnp.zeros(2))), {"sample_seconds": evaluations / 100})
+        return Outcome(kept(tj.Samples(jnp.zeros((2, 1)), jnp.zeros(2))), {"sample_seconds": took(evaluations)})
 
     run = methods.classical(baseline).run
     run(jax.random.key(0), None, num_draws=2, progress=False, evaluations=1000)
+    assert asked == [1000]
+    asked.clear()
     out = run(jax.random.key(0), None, num_draws=2, progress=False, evaluations=1000, seconds=70.0)
-    assert asked == [1000, 1000, 7000] and out.costs["sample_seconds"] == 70.0
+    assert asked == expected and out.costs["sample_seconds"] == took(expected[-1])
 
 
 def test_draws_that_are_there_are_thinned_evenly():
