@@ -17,17 +17,17 @@ PEAKS = {"H100": {"f32": 494.0, "bf16": 989.0}, "H200": {"f32": 494.0, "bf16": 9
 Loss = Callable[..., Objective]
 
 
-def arguments(target: tj.Target, loss: Loss, *, precision: str = "f32", batch: int = 1, **given: Any) -> dict[str, Any]:
-    """Arguments of `fit`: `given`, networks multiplying in `precision`, rounds, buffer and batches `batch` times as large.
+def arguments(target: tj.Target, *, loss: Loss, precision: str = "f32", batch: int = 1, **given: Any) -> dict[str, Any]:
+    """Arguments of `fit`: those given, networks multiplying in `precision`, rounds, buffer and batches `batch` times as large.
 
     Updates and learning rate stay as they are.
     """
-    changed = dict(given)
+    changed = {"loss": loss, **given}
     if precision == "bf16":
         network: Callable[..., Network] = given.get("network") or tj.fitting.default_network(target)
         changed["network"] = functools.partial(network, dtype=jnp.bfloat16)
     if batch > 1:
-        changed["loss"] = functools.partial(_in_larger_rounds, given.get("loss", loss), batch)
+        changed["loss"] = functools.partial(_in_larger_rounds, loss, batch)
     if batch > 1 and "replay" in given:
         changed["replay"] = larger(given["replay"], batch)
     return changed

@@ -35,15 +35,15 @@ class Method(NamedTuple):
 
 def learned(loss: Callable[..., tj.Objective] | None) -> Method:
     """`fit` with a loss (None: its default), then draws. Takes precision= and batch= of `accelerator.arguments` too."""
-    given, default = {} if loss is None else {"loss": loss}, _defaults(tj.fit, ())["loss"]
+    given = {"loss": _defaults(tj.fit, ())["loss"] if loss is None else loss}
 
     def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
-        return of_sampler(tj.fit(key, target, progress=progress, **accelerator.arguments(target, default, **arguments)))
+        return of_sampler(tj.fit(key, target, progress=progress, **accelerator.arguments(target, **arguments)))
 
     def together(keys: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> list[Outcome]:
         return [
             of_sampler(sampler)
-            for sampler in tj.fit_seeds(keys, target, progress=progress, **accelerator.arguments(target, default, **arguments))
+            for sampler in tj.fit_seeds(keys, target, progress=progress, **accelerator.arguments(target, **arguments))
         ]
 
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result

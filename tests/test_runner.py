@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import inspect
 import json
 import os
 import re
@@ -202,14 +203,38 @@ def test_the_arguments_that_fill_a_chip():
     """A replay of the case's own and that of the loss alike; f32 and 1 change nothing."""
     target, loss = tj.targets.double_well(), tj.losses.minimum_variance
     replay = tj.Replay(10, 100, 5, 20, tj.weights.unweighted)
-    assert accelerator.arguments(target, loss, num_updates=3) == {"num_updates": 3}
-    given = accelerator.arguments(target, loss, replay=replay, precision="bf16", batch=4)
+    assert accelerator.arguments(target, loss=loss, num_updates=3) == {"loss": loss, "num_updates": 3}
+    given = accelerator.arguments(target, loss=loss, replay=replay, precision="bf16", batch=4)
     assert given["replay"] == tj.Replay(40, 400, 5, 80, tj.weights.unweighted)
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3))
     network = given["network"](problem)
     objective = given["loss"](problem, network, tj.paths.uniform(4))
     assert objective.replay == accelerator.larger(loss(problem, network, tj.paths.uniform(4)).replay, 4)
     assert "bf16" in str(jax.make_jaxpr(network.apply)(network.init(jax.random.key(0)), jnp.zeros(()), jnp.ones((3, 2))))
+
+
+LEARNED = [name for name, method in methods.METHODS.items() if not method.timed]
+
+
+@pytest.mark.parametrize("chip", [{}, {"batch": 2, "precision": "bf16"}], ids=["as it stands", "chip"])
+@pytest.mark.parametrize("case, method", [("mw5", name) for name in LEARNED] + [("dw4", "default"), ("lj13", "default")])
+def test_fit_gets_the_loss_of_the_method_with_what_the_case_and_the_chip_change(case, method, chip, monkeypatch):
+    """By the command's own way: jobs, the runner, the method. `fit` says what it got and goes no further."""
+    got = {}
+
+    def fit(*keys_and_target, **arguments):
+        got.update(inspect.signature(real).bind(*keys_and_target, **arguments).arguments)
+        raise FloatingPointError("far enough")
+
+    real = tj.fit
+    monkeypatch.setattr(tj, "fit", fit)
+    job = sweep.jobs(case, method, "quick", [0], chip)[-1]
+    assert runner.attempt(job)["error"] == "FloatingPointError: far enough"
+    changed = cases.overrides(case, method) if job.tuned else {}
+    loss = changed.get("loss", getattr(tj.losses, method, tj.losses.minimum_variance))
+    assert (got["loss"].args[0] if chip else got["loss"]) is loss
+    assert got["num_updates"] == 2000 and ("network" in got) == bool(chip)
+    assert {name for name in changed if name not in got} == set()
 
 
 def test_the_share_of_a_chips_peak():
@@ -290,7 +315,7 @@ def test_seeds_in_one_program_give_the_lines_that_they_give_alone(monkeypatch):
     """Each with its own keys. (What `fit_seeds` gives is in `test_seeds`.)"""
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=200, floor_pairs=2))
 
-    def run(key, target, *, num_draws, progress):
+    def run(key, target, *, num_draws, progress, loss):
         x = target.sample(key, num_draws)
         return Outcome(kept(tj.Samples(x, jnp.zeros(num_draws))), {"train_seconds": 1.0})
 
