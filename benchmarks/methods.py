@@ -6,8 +6,12 @@ Equal seconds: it runs once at equal evaluations, and again with as many more as
 """
 
 import inspect
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 import tiltjax as tj
 from benchmarks import accelerator, baselines
@@ -48,6 +52,24 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
 
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
     return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)
+
+
+def learned_drift(loss: Callable[..., tj.Objective], network: Callable[..., tj.Network]) -> Method:
+    """`fit` of a loss that needs an annealed problem: the target's in the pilot's units, r_t = t^2 r on a base at rest."""
+
+    def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
+        key_pilot, key_fit = jax.random.split(key)
+        began = time.perf_counter()
+        problem, evaluations = tj.fitting.prepared(key_pilot, target, path=tj.paths.trigonometric())
+        seconds = time.perf_counter() - began
+        annealed = tj.problems.annealed(problem, tj.annealing.scaled(problem.reward, jnp.square))
+        outcome = of_sampler(tj.fit(key_fit, annealed, progress=progress, **accelerator.arguments(target, **arguments)))
+        outcome.costs["pilot_seconds"] = seconds
+        outcome.costs["gradient_evaluations"] += evaluations
+        return outcome
+
+    given = {"loss": loss, "network": network}
+    return Method(run, lambda budget: {**budget.fit, **given}, learned(None).defaults)
 
 
 def of_sampler(sampler: tj.Sampler) -> Outcome:
@@ -96,5 +118,7 @@ def _defaults(function: Any, left_out: tuple[str, ...]) -> dict[str, Any]:
 METHODS: dict[str, Method] = {
     "default": learned(None),
     **{name: learned(getattr(tj.losses, name)) for name in tj.losses.__all__},
+    "nets": learned_drift(tj.losses.nets, tj.networks.drift),
+    "action_matching": learned_drift(tj.losses.action_matching, tj.networks.potential),
     **{name: classical(getattr(baselines, name)) for name in baselines.__all__},
 }

@@ -39,10 +39,11 @@ class Recipe(NamedTuple):
 
 DEFAULT = Recipe(nuts(warm_up=1000, thin=2))
 # two phases, apart by the field's sign; the chains are long, and few draws kept
-LATTICE = Recipe(replica_exchange(Ladder((1.0, 0.8, 0.65, 0.5, 0.4, 0.3), thin=100)), draws=4000)
-POSTERIOR = DEFAULT._replace(draws=4000)  # kept too
+LATTICE = Recipe(replica_exchange(Ladder((1.0, 0.8, 0.65, 0.5, 0.4, 0.3), thin=200)), draws=4000)
+POSTERIOR = Recipe(nuts(warm_up=1000, thin=4), draws=4000)  # kept too
 RECIPES: Mapping[str, Recipe] = {
-    **dict.fromkeys(("logistic_breast_cancer", "logistic_digits", "logistic_iris", "seeds26"), POSTERIOR),
+    **dict.fromkeys(("logistic_breast_cancer", "logistic_digits", "logistic_iris"), POSTERIOR),
+    "seeds26": POSTERIOR._replace(run=nuts(warm_up=2000, thin=20, acceptance=0.95)),  # a neck, where its scale is small
     "phi4_8x8": LATTICE,
     "phi4_16x8": LATTICE,
     "dw4": Recipe(replica_exchange(Ladder((1.0, 0.5, 0.25), warm_up=3000, thin=20, relax=1000))),

@@ -226,15 +226,35 @@ def test_fit_gets_the_loss_of_the_method_with_what_the_case_and_the_chip_change(
         got.update(inspect.signature(real).bind(*keys_and_target, **arguments).arguments)
         raise FloatingPointError("far enough")
 
+    def prepared(key, target, path):
+        process = tj.processes.gaussian(path, target.shape)
+        return tj.problems.sampling(target, process), 0
+
     real = tj.fit
     monkeypatch.setattr(tj, "fit", fit)
+    monkeypatch.setattr(tj.fitting, "prepared", prepared)  # the pilot has tests of its own
     job = sweep.jobs(case, method, "quick", [0], chip)[-1]
     assert runner.attempt(job)["error"] == "FloatingPointError: far enough"
     changed = cases.overrides(case, method) if job.tuned else {}
     loss = changed.get("loss", getattr(tj.losses, method, tj.losses.minimum_variance))
     assert (got["loss"].args[0] if chip else got["loss"]) is loss
-    assert got["num_updates"] == 2000 and ("network" in got) == bool(chip)
+    assert got["num_updates"] == 2000 and (not chip or got["network"].keywords == {"dtype": jnp.bfloat16})
     assert {name for name in changed if name not in got} == set()
+
+
+def test_a_loss_of_annealed_problems_runs_as_a_row(monkeypatch):
+    """NETS on a Gaussian: every figure of a learned line is there, and the pilot's gradients are counted."""
+    monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({"num_updates": 10}, num_draws=200, floor_pairs=2))
+    target = tj.targets.gaussian(jnp.ones(2), covariance=jnp.asarray([[1.0, 0.3], [0.3, 0.5]]))
+    monkeypatch.setitem(cases.CASES, "mw5", cases.Case(lambda: target))
+    small = {"network": functools.partial(tj.networks.drift, width=8, depth=1), "num_steps": 10, "sampling_steps": 40}
+    line = runner.trial(Job("mw5", "nets", 0, "smoke", False, small)).line
+    assert line["error"] is None and abs(line["log_z_error"]) < 5 * line["log_z_stderr"]
+    assert line["elbo"] < line["log_z"] < line["eubo"] and 0 < line["ess"] <= 1
+    key_pilot = jax.random.split(jax.random.split(jax.random.key(0))[0])[0]
+    _, of_pilot = tj.fitting.prepared(key_pilot, target, path=tj.paths.trigonometric())
+    walkers, steps = 512 + 2048, 10  # a round's, and those that fill the buffer
+    assert line["gradient_evaluations"] == of_pilot + walkers * (3 * steps + 2) and line["pilot_seconds"] > 0
 
 
 def test_the_share_of_a_chips_peak():

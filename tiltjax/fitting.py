@@ -243,13 +243,26 @@ def prepare(
     `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
     deviation in units of the target's; the coordinates hold it.
     """
+    return prepared(key, target, path=path, location=location, scale=scale, base_scale=base_scale)[0]
+
+
+def prepared(
+    key: Key,
+    target: Target,
+    *,
+    path: GaussianPath | None = None,
+    location: Array | float = 0.0,
+    scale: float = 1.0,
+    base_scale: float = BASE_SCALE,
+) -> tuple[Problem, int]:
+    """What `prepare` gives, and how many gradients of the density the pilot took."""
     _check_key(key)
-    problem, found, _ = _prepare(key, target, location, scale)
+    problem, found, evaluations = _prepare(key, target, location, scale)
     coordinates = _recorded(found)
     coordinates = coordinates._replace(scale=base_scale * coordinates.scale)
     process = processes.gaussian(paths.linear() if path is None else path, particles.free(target).shape, 1.0)
     resolution = found["resolution"] / base_scale**2
-    return problems.sampling(problem.target or target, process, resolution=resolution, coordinates=coordinates)
+    return problems.sampling(problem.target or target, process, resolution=resolution, coordinates=coordinates), evaluations
 
 
 def default_grid(problem: Problem) -> Callable[[int], Array]:
