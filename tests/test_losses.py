@@ -19,6 +19,7 @@ SCALE = 1.5
 REGRESSIONS = {  # on weighted or replayed end points
     "adjoint_sampling",
     "conditional_score_matching",
+    "learned_variance",
     "minimum_variance",
     "mixture_score_matching",
     "novel_score_matching",

@@ -214,7 +214,7 @@ OTHERS = sorted(file.stem for file in reference.KEPT.glob("*.npz") if file.stem 
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_kept_references_obey_the_virial_theorem(case):
-    """E x.grad U is the dimension, for every density that falls off; and the record agrees with the draws as they are stored."""
+    """E x.grad U is the dimension, for every density that falls off; and the record agrees with the draws as stored."""
     target, (x, record) = cases.CASES[case].target(), reference.reference(case, reference.KEPT)
     x = jnp.asarray(x)
     assert len(x) == record["draws"] == 4000 and record["case"] == case

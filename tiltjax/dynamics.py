@@ -62,7 +62,8 @@ def log_weight(problem: Problem, control: ControlFn, path: Path, given: Array | 
     u = jax.vmap(control)(path.times[:-1], path.x[:-1])
     clock = jax.vmap(problem.process.clock)(path.times[:-1], path.times[1:]).reshape(-1, *(1,) * (u.ndim - 1))
     # a move in units of its noise, sqrt(clock) old + noise, is that of any control
-    noise = path.noise + jnp.sqrt(clock) * (path.control - u)
+    width = weights.step_widths(problem.process, path.times)
+    noise = path.noise + jnp.sqrt(clock) * (path.control - u) / width
     return own_log_weight(problem, control, path._replace(control=u, noise=noise), given)
 
 

@@ -171,14 +171,23 @@ def _fit(
         progress=progress,
         updates=replay.gradient_steps,
     )
-    control = done.state.average.control
+    learned = done.state.average
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
-    sampler = sampling.sampler(problem, net, control, times_of, num_steps=sampling_steps, record=record, report=report)
-    return [_of_seed(sampler, i, key.size) for i in range(key.size)] if key.ndim else [sampler]
+
+    def sampler_of(ratio: Array | None) -> sampling.Sampler:
+        told = record if ratio is None else {**record, "ratio": ratio.tolist()}
+        own = problem if ratio is None else problems.narrowed(problem, ratio)
+        return sampling.sampler(own, net, learned.control, times_of, num_steps=sampling_steps, record=told, report=report)
+
+    ratio = None if objective.ratio is None else objective.ratio(learned.extra)
+    if not key.ndim:
+        return [sampler_of(ratio)]
+    shared = [sampler_of(None)] * key.size if ratio is None else [sampler_of(own) for own in ratio]
+    return [_of_seed(sampler, i, key.size) for i, sampler in enumerate(shared)]
 
 
 def _of_seed(sampler: sampling.Sampler, i: int, num_seeds: int) -> sampling.Sampler:
-    """The i-th of samplers that were trained together. Their programs are the same, and compiled once."""
+    """The i-th of samplers that were trained together. Where their steps are the base's, their program is compiled once."""
     report = sampler.report
     history = jax.tree.map(lambda leaf: leaf[:, i], report.history)
     share = report._replace(
@@ -211,6 +220,8 @@ def load(
         if "location" not in record:
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
         problem = _whitened(problem, _recorded(record), record["resolution"])
+    if "ratio" in record:
+        problem = problems.narrowed(problem, jnp.asarray(record["ratio"]))
     network = default_network(problem) if network is None else network
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))

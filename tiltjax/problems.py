@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import annealing, particles
+from tiltjax import annealing, particles, processes
 from tiltjax.coordinates import Coordinates
 from tiltjax.types import Problem, Process, Target
 
@@ -107,6 +107,27 @@ def _check_anneal(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array
         raise ValueError(f"a tilt path ends in the reward, r_1 = r; got r_1 = {last} where r = {reward}.")
     if not bool(jnp.ptp(first) <= 1e-4 * (1 + jnp.max(jnp.abs(reward)))):
         raise ValueError(f"a tilt path starts constant (r_0 = 0, say); got r_0 = {first} at three points.")
+
+
+OVERSHOOT = 0.3  # of the resolution: the least R that regressions see
+
+
+def level_bin(problem: Problem, bins: int) -> Callable[[Array], Array]:
+    """t -> the bin of log R_t, () int32: of `bins` even ones from scale^2 down to OVERSHOOT resolution."""
+    residual, scale = problem.process.residual, problem.process.scale
+    depth = jnp.log(scale**2 / (OVERSHOOT * problem.resolution))
+
+    def where(t: Array) -> Array:
+        place = (2 * jnp.log(scale) - jnp.log(jnp.maximum(residual(t), 1e-30))) / depth * bins
+        return jnp.clip(place.astype(jnp.int32), 0, bins - 1)
+
+    return where
+
+
+def narrowed(problem: Problem, ratio: Array) -> Problem:
+    """The same tilt by narrower steps: ratio (bins, ...) is Var*[X_1 | X_t] / R_t, by `level_bin` (`processes.narrowed`)."""
+    where = level_bin(problem, len(ratio))
+    return problem._replace(process=processes.narrowed(problem.process, lambda t: ratio[where(t)]))
 
 
 def is_centred(problem: Problem) -> bool:

@@ -210,6 +210,32 @@ def euler(process: Process) -> Process:
     return process._replace(transition=transition, reverse=reverse, clock=lambda t, t1: t1 - t)
 
 
+def narrowed(process: Process, ratio: Callable[[Array], Array]) -> Process:
+    """The process whose controlled steps vary by what is left to know of the end, not by what the base leaves open:
+
+        X' = mean + std (c + sqrt(rho) xi),   rho = 1 - f (1 - ratio(t)),   f = (R - R') / R,
+
+    with ratio(t) = Var*[X_1 | X_t] / R_t under the tilt, () or of the particle's shape, above 0 (1: the base's own steps). The
+    base steps from m to m' with the variance R - R'; a tilt that knows X_1 better, with less: 1 - f is that of a bridge to a
+    known X_1, and f times the ratio is added for what is not known. Within a Gaussian mode this is its exact transition, at any
+    step, and the weights do not scatter; any ratio leaves E[w] = Z.
+    When not to use it: ratios that differ much between the states of one time (they are averages). Source: Bao et al. (2022),
+    arXiv 2201.06503 (the variance of least KL divergence for the reverse steps of a diffusion model).
+    """
+
+    def shrink(t: Array, t1: Array) -> Array:
+        fall = process.clock(t, t1) * jnp.square(process.gain(t))
+        return 1 - fall / process.residual(t) * (1 - ratio(t))
+
+    return process._replace(shrink=shrink)
+
+
+def step_width(process: Process, t: Array, t1: Array) -> Array:
+    """sqrt(rho) of a controlled step, of the particle's shape; 1 where the process is not narrowed."""
+    rho = jnp.ones((), jnp.result_type(t)) if process.shrink is None else process.shrink(t, t1)
+    return jnp.broadcast_to(jnp.sqrt(rho), process.shape)
+
+
 def noise(process: Process, t: Scalar, x1: Array, xi: Array) -> Array:
     """X_t | X_1 = x1 from the noising kernel: alpha_t x1 + beta_t xi. Tilts keep it."""
     return process.path.alpha(t) * x1 + process.path.beta(t) * xi

@@ -17,6 +17,7 @@ import lineax
 from jax import Array
 
 from tiltjax.calculus import divergence
+from tiltjax.processes import step_width
 from tiltjax.types import Key, Path, Process
 
 ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u
@@ -25,7 +26,7 @@ ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u
 class End(NamedTuple):
     """The end of a controlled path: x (*shape), and its relative path density.
 
-    log_ratio = log dP_base/dP_u = -sum_k [c.xi + |c|^2 / 2], c = sqrt(clock) u.
+    log_ratio = log dP_base/dP_u = -sum_k [c.xi + |c|^2 / 2], c = sqrt(clock) u; of narrowed steps as in `weights.girsanov`.
     """
 
     x: Array
@@ -33,7 +34,7 @@ class End(NamedTuple):
 
 
 class Noise(diffrax.AbstractPath):
-    """The driving control of a step of the clock: (1, xi_k), xi_k ~ N(0, I) from the key folded with k, or a stored row."""
+    """What drives a step of the clock: (1, xi_k, xi_k^2), xi_k ~ N(0, I) from the key folded with k, or a stored row."""
 
     source: Array
     shape: tuple[int, ...] = ()
@@ -47,9 +48,11 @@ class Noise(diffrax.AbstractPath):
     def t1(self) -> float:
         return float("inf")
 
-    def evaluate(self, t0: Array, t1: Array | None = None, left: bool = True, use_jump: bool = True) -> tuple[Array, Array]:
+    def evaluate(
+        self, t0: Array, t1: Array | None = None, left: bool = True, use_jump: bool = True
+    ) -> tuple[Array, Array, Array]:
         xi = self.source[t0] if self.stored else jax.random.normal(jax.random.fold_in(self.source, t0), self.shape)
-        return jnp.ones((), xi.dtype), xi
+        return jnp.ones((), xi.dtype), xi, jnp.square(xi)
 
 
 def noise(key: Key, num_steps: int, shape: tuple[int, ...]) -> Array:
@@ -102,16 +105,24 @@ def _scan(
 
 
 def _kernel(process: Process, control: ControlFn, t: Array, t1: Array, y: End) -> lineax.AbstractLinearOperator:
-    """(1, xi) -> the increments of a step, linear in both."""
+    """(1, xi, xi^2) -> the increments of a step, linear in all."""
     mean, std = process.transition(t, t1, y.x)
     c = jnp.sqrt(process.clock(t, t1)) * control(t, y.x)
 
-    def increment(driver: tuple[Array, Array]) -> End:
-        one, xi = driver
+    def increment(driver: tuple[Array, Array, Array]) -> End:
+        one, xi, _ = driver
         return End((mean - y.x) * one + std * (c * one + xi), -jnp.sum(c * xi) - 0.5 * jnp.sum(jnp.square(c)) * one)
 
-    structure = (jax.ShapeDtypeStruct((), mean.dtype), jax.ShapeDtypeStruct(mean.shape, mean.dtype))
-    return lineax.FunctionLinearOperator(increment, structure)
+    def narrow(driver: tuple[Array, Array, Array]) -> End:
+        one, xi, square = driver
+        width = step_width(process, t, t1)
+        log_ratio = -jnp.sum(c * width * xi) + 0.5 * jnp.sum((1 - jnp.square(width)) * square)
+        log_ratio += jnp.sum(jnp.log(width) - 0.5 * jnp.square(c)) * one
+        return End((mean - y.x) * one + std * (c * one + width * xi), log_ratio)
+
+    real = jax.ShapeDtypeStruct(mean.shape, mean.dtype)
+    structure = (jax.ShapeDtypeStruct((), mean.dtype), real, real)
+    return lineax.FunctionLinearOperator(increment if process.shrink is None else narrow, structure)
 
 
 def simulate_backward(process: Process, control: ControlFn, times: Array, key: Key, x1: Array) -> Path:
@@ -128,7 +139,7 @@ def simulate_backward(process: Process, control: ControlFn, times: Array, key: K
         before = mean + std * normals[k]
         forward_mean, forward_std = process.transition(t, t1, before)
         u = control(t, before)
-        xi = (x - forward_mean) / forward_std - jnp.sqrt(process.clock(t, t1)) * u
+        xi = ((x - forward_mean) / forward_std - jnp.sqrt(process.clock(t, t1)) * u) / step_width(process, t, t1)
         return before, (before, u, xi)
 
     _, (x, u, xi) = jax.lax.scan(step, x1, jnp.arange(len(times) - 1), reverse=True)

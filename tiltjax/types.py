@@ -80,6 +80,7 @@ class Process(NamedTuple):
 
     `transition(t, t', x) -> (mean, std)` is one step of it; the controlled step is
     X' = mean + std (c + xi), c = sqrt(clock(t, t')) u(t, x), xi ~ N(0, I), and c is all that the path weight needs.
+    `shrink(t, t') -> rho`, where there is one, makes it X' = mean + std (c + sqrt(rho) xi) (`processes.narrowed`).
     `reverse(t, t', x') -> (mean, std)` is the noising kernel X_t | X_t' (the base's own time reversal, kept by every tilt).
     Units come from the Gaussian N(0, scale^2 I) on the same path: `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual`
     R_t = Var[X_1 | X_t], `gain` sqrt(-dR/dt). The base is this Gaussian (then `log_density` is known and `slope` is 0), or its
@@ -103,6 +104,7 @@ class Process(NamedTuple):
     residual: Callable[[Array], Array]
     gain: Callable[[Array], Array]
     log_density: LogDensity | None = None
+    shrink: Callable[[Array, Array], Array] | None = None
 
 
 class Anneal(NamedTuple):
@@ -195,7 +197,8 @@ class Objective(NamedTuple):
     `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
     `regression` is what `loss` is made of when it regresses the control on labels; None when it does not.
-    `learning_rate` is where `fit` starts its schedule, unless it is given another.
+    `learning_rate` is where `fit` starts its schedule, unless it is given another. `ratio(extra) -> (bins, ...)` is what
+    `problems.narrowed` makes the steps of draws of; None: the base's own.
     """
 
     init: Callable[[], Params]
@@ -207,6 +210,7 @@ class Objective(NamedTuple):
     weighted: bool = True  # a batch's log_weight is that of its paths
     regression: Regression | None = None
     learning_rate: float = 4e-3
+    ratio: Callable[[Params], Array] | None = None
 
 
 class Trainer(NamedTuple):

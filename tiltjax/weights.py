@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tiltjax.processes import step_width
 from tiltjax.types import Key, Path, Process
 
 
 def girsanov(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
     """log w = r(X_N) - sum_k [c_k.xi_k + |c_k|^2 / 2],  c_k = sqrt(clock_k) u_k.
 
+    On narrowed steps, z_k = c_k + sqrt(rho_k) xi_k: log w = r(X_N) + sum_k [|xi_k|^2 - |z_k|^2 + sum_i log rho_ki] / 2.
     With exact transitions (`processes.gaussian`) E[w] = Z at any number of steps; with `processes.euler` the tilt is that of
     the discretized base. Source: Zhang & Chen (2022), arXiv 2111.15141, eq. 10; Domingo-Enrich et al., arXiv 2605.00229.
     """
@@ -33,10 +35,20 @@ def along(process: Process, path: Path) -> Array:
 
 
 def _increments(process: Process, path: Path) -> Array:
-    """-[c_k.xi_k + |c_k|^2 / 2], (N,)."""
+    """-[c_k.xi_k + |c_k|^2 / 2], (N,), or what it is on narrowed steps."""
     clock = jax.vmap(process.clock)(path.times[:-1], path.times[1:])
     c = jnp.sqrt(_column(clock, path.control)) * path.control
-    return -jnp.sum((c * path.noise + 0.5 * jnp.square(c)).reshape(clock.size, -1), axis=1)
+    if process.shrink is None:
+        return -jnp.sum((c * path.noise + 0.5 * jnp.square(c)).reshape(clock.size, -1), axis=1)
+    width = step_widths(process, path.times)
+    z = c + width * path.noise
+    terms = 0.5 * (jnp.square(path.noise) - jnp.square(z)) + jnp.log(width)
+    return jnp.sum(terms.reshape(clock.size, -1), axis=1)
+
+
+def step_widths(process: Process, times: Array) -> Array:
+    """sqrt(rho_k) of all steps, (N, *shape): 1 where the process is not narrowed."""
+    return jax.vmap(lambda t, t1: step_width(process, t, t1))(times[:-1], times[1:])
 
 
 def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
@@ -49,7 +61,7 @@ def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Pa
     return (
         reward(path.x[-1])
         - jnp.sum(_forward(process, path))
-        + jnp.sum(_forward(process, path._replace(control=0 * path.control)))
+        + jnp.sum(_forward(process._replace(shrink=None), path._replace(control=0 * path.control)))
     )
 
 
@@ -77,7 +89,9 @@ def _forward(process: Process, path: Path) -> Array:
 
     def one(t: Array, t1: Array, x: Array, x1: Array, u: Array) -> Array:
         mean, std = process.transition(t, t1, x)
-        return jnp.sum(_log_normal((x1 - mean) / std - jnp.sqrt(process.clock(t, t1)) * u, std))
+        width = step_width(process, t, t1)
+        z = (x1 - mean) / std - jnp.sqrt(process.clock(t, t1)) * u
+        return jnp.sum(_log_normal(z / width, std * width))
 
     return jax.vmap(one)(path.times[:-1], path.times[1:], path.x[:-1], path.x[1:], path.control)
 

@@ -2,6 +2,7 @@
 
 from tiltjax.losses import bridge as bridge  # two objectives that alternate: not of this signature, so not in the list
 from tiltjax.losses.adjoint_matching import adjoint_matching
+from tiltjax.losses.learned_variance import learned_variance
 from tiltjax.losses.nonequilibrium import action_matching, nets
 from tiltjax.losses.path_measure import log_variance, relative_entropy, trajectory_balance
 from tiltjax.losses.rejuvenation import Rejuvenation as Rejuvenation  # an option of losses, none itself
@@ -19,6 +20,7 @@ __all__ = [
     "adjoint_matching",
     "adjoint_sampling",
     "conditional_score_matching",
+    "learned_variance",
     "log_variance",
     "minimum_variance",
     "mixture_score_matching",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import batching, dynamics, paths, sde
+from tiltjax.problems import OVERSHOOT
 from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
 
 # of losses whose labels grad r(X_1) answer to the control that drew them: larger ones end in oscillations on stiff targets
@@ -88,7 +89,7 @@ def labelled_paths(
     return Batch(data, log_weight, jnp.zeros(n, bool))
 
 
-def draw_level(problem: Problem, key: Key, overshoot: float = 0.3) -> tuple[Array, Array]:
+def draw_level(problem: Problem, key: Key, overshoot: float = OVERSHOOT) -> tuple[Array, Array]:
     """t with R_t uniform in its logarithm from R_0 down to overshoot * resolution; and the fraction of the way, in [0, 1)."""
     first = paths.top_level(problem.process)
     last = overshoot * problem.resolution / problem.process.scale**2

@@ -27,7 +27,7 @@ from jax import Array
 from tiltjax import batching, processes, weights
 from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
 from tiltjax.losses.rejuvenation import Rejuvenation, check, rejuvenated
-from tiltjax.problems import is_centred
+from tiltjax.problems import is_centred, level_bin
 from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
@@ -191,9 +191,7 @@ def scheduled(gamma: Callable[[Array], Array]) -> Mixture:
 
 def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
     """gamma = R / (R + q') with log q' = log q + rate * table[bin of log R]; `rate` sets its speed against the network's."""
-    residual, scale = problem.process.residual, problem.process.scale
-    depth = jnp.log(scale**2 / (0.3 * problem.resolution))
-
+    residual, where = problem.process.residual, level_bin(problem, bins)
     # one for all coordinates of a system of particles: a target that turns with them
     shape = () if is_centred(problem) else tuple(problem.process.shape)
 
@@ -202,9 +200,7 @@ def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
 
     def weight(table: Array, t: Array) -> Array:
         log_r = jnp.log(jnp.maximum(residual(t), 1e-30))
-        place = (2 * jnp.log(scale) - log_r) / depth * bins
-        entry = table[jnp.clip(place.astype(jnp.int32), 0, bins - 1)]
-        return jax.nn.sigmoid(log_r - jnp.log(problem.resolution) - rate * entry)
+        return jax.nn.sigmoid(log_r - jnp.log(problem.resolution) - rate * table[where(t)])
 
     return Mixture(init, weight)
 

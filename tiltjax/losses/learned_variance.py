@@ -1,0 +1,92 @@
+"""Steps whose variance is learned beside the control, for any loss on end points."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax import batching, problems, processes
+from tiltjax.losses.collect import EndPoints, draw_level
+from tiltjax.losses.score_matching import minimum_variance
+from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Problem, Regression
+
+LEAST = 1e-3  # ratio of variances
+RATE = 10.0  # the table's speed against the network's
+PART = 1e-3  # of the table in the loss: the optimizer's steps do not see it, and the cut of the gradient's norm should not
+
+
+class Extra(NamedTuple):
+    """What the inner loss learns beside the network; log ratio / RATE by time bin (and coordinate)."""
+
+    inner: Params
+    table: Array
+
+
+def learned_variance(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    loss: Callable[..., Objective] = minimum_variance,
+    bins: int = 24,
+    **options: Any,
+) -> Objective:
+    """`loss`, on paths whose steps have the variance of least KL divergence from the tilt's (`processes.narrowed`):
+
+        ratio_t = E*[(X_1 - D(X_t, t))^2] / R_t,   D = m + R_t (u / gain + g_base),
+
+    a table by time bin and coordinate (by time bin alone for particles), fitted by the likelihood of X_1 around the control's
+    own prediction D: a term (ratio* / ratio + log ratio) / 2. It leaves E[w] = Z at any number of steps, and takes from the
+    weights what the base's own variance puts there, about d / N where the target is much narrower than the base: it counts
+    where dimensions are many and steps few.
+
+    loss: a constructor whose batches hold `EndPoints`, of the score matching family; options: its own.
+    When not to use it: targets whose spread at one time differs much between states; the steps are then too narrow for some,
+    and single weights may be large (the ELBO gains, the ESS need not).
+    Source: Bao et al. (2022), arXiv 2201.06503 (optimal variances); Nichol, Dhariwal (2021), arXiv 2102.09672 (learned ones).
+    """
+    inner, process = loss(problem, network, times, **options), problem.process
+    where = problems.level_bin(problem, bins)
+    shape = (bins,) if problems.is_centred(problem) else (bins, *process.shape)
+
+    def ratio(extra: Extra) -> Array:
+        return jnp.maximum(jnp.exp(RATE * extra.table), LEAST)
+
+    def collect(params: Learned, key: Key, n: int) -> Batch:
+        narrow = problems.narrowed(problem, ratio(params.extra))
+        return loss(narrow, network, times, **options).collect(_inner(params), key, n)
+
+    def likelihood(params: Learned, key: Key, end: EndPoints) -> Array:
+        key_time, key_noise = jax.random.split(key)
+        t, _ = draw_level(problem, key_time)
+        x = processes.noise(process, t, end.x, jax.random.normal(key_noise, end.x.shape))
+        residual = process.residual(t)
+        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.gain(t) + process.slope(t, x)
+        off = jnp.square(end.x - process.response(t) * x - residual * g) / residual
+        log_ratio = RATE * params.extra.table[where(t)]
+        return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
+
+    def both(params: Learned, key: Key, data: EndPoints) -> Array:
+        key_loss, key_table = jax.random.split(key)
+        keys = jax.random.split(key_table, data.x.shape[0])
+        table = batching.mean(likelihood, params, (keys, data), network.at_once)
+        return inner.loss(_inner(params), key_loss, data) + PART * table
+
+    def init() -> Extra:
+        return Extra(inner.init(), jnp.zeros(shape))
+
+    return inner._replace(init=init, collect=collect, loss=both, regression=_regression(inner.regression), ratio=ratio)
+
+
+def _inner(params: Learned) -> Learned:
+    """The inner loss's."""
+    return Learned(params.control, params.extra.inner)
+
+
+def _regression(inner: Regression | None) -> Regression | None:
+    if inner is None:
+        return None
+    target, term = inner
+    return Regression(lambda params, *rest: target(_inner(params), *rest), lambda params, *rest: term(_inner(params), *rest))
