@@ -139,9 +139,14 @@ def _shown(share: float) -> tj.Replay:
 
 
 _PARTICLES = {"optimizer": tj.train.muon, "learning_rate": 8e-3}
-_TUNED_DW4 = {"default": {**_PARTICLES, "replay": _shown(0.03), "sampling_steps": 1000}}
-_MOVED = functools.partial(tj.losses.minimum_variance, rejuvenation=tj.losses.Rejuvenation())
-_TUNED_LJ13 = {"default": {**_PARTICLES, "loss": _MOVED, "replay": _shown(0.15), "sampling_steps": 400}}
+_DW4_TUNED = {**_PARTICLES, "replay": _shown(0.03)}
+_TUNED_DW4 = {"default": {**_DW4_TUNED, "sampling_steps": 1000}, "learned_variance": {**_DW4_TUNED, "sampling_steps": 400}}
+_MOVED, _MOVED_NARROW = (
+    functools.partial(loss, rejuvenation=tj.losses.Rejuvenation())
+    for loss in (tj.losses.minimum_variance, tj.losses.learned_variance)
+)
+_LJ13_TUNED = {**_PARTICLES, "replay": _shown(0.15), "sampling_steps": 400}
+_TUNED_LJ13 = {"default": {**_LJ13_TUNED, "loss": _MOVED}, "learned_variance": {**_LJ13_TUNED, "loss": _MOVED_NARROW}}
 # a network evaluation costs as much as 16 of the energy's gradients: shorter rounds, smaller batches, moved end points sooner
 _SHORT = _shown(0.15)._replace(num_particles=500, capacity=5000, batch_size=256)
 _TUNED_LJ55 = {"default": {**_PARTICLES, "loss": _MOVED, "replay": _SHORT}}
