@@ -61,3 +61,10 @@ def test_a_saved_sampler_is_no_checkpoint(tmp_path):
 def test_a_density_that_does_not_normalize_is_refused():
     with pytest.raises(FloatingPointError, match="finite width"):
         tj.fit(jax.random.key(0), tj.Target(lambda x: 0.0 * jnp.sum(x), shape=(2,)), progress=False)
+
+
+def test_the_inner_loss_tells_checkpoints_apart():
+    """Both learn as much beside the network."""
+    inner = (tj.losses.novel_score_matching, tj.losses.target_score_matching)
+    told = [tj.fitting._told(functools.partial(tj.losses.learned_variance, loss=loss)) for loss in inner]
+    assert told == [f"learned_variance {{'loss': '{loss.__name__} '}}" for loss in inner]

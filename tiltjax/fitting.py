@@ -329,10 +329,11 @@ def _name_of(function: Any) -> str:
 
 
 def _told(function: Any) -> str:
-    """Its name, with the plain arguments of a functools.partial."""
-    given = {
-        name: value for name, value in getattr(function, "keywords", {}).items() if isinstance(value, int | float | str | type)
-    }
+    """Its name, with the plain arguments of a functools.partial, and its functions by their names."""
+    plain = int | float | str | type
+    arguments = getattr(function, "keywords", {}).items()
+    given = {name: value for name, value in arguments if isinstance(value, plain)}
+    given |= {name: _told(value) for name, value in arguments if inspect.isroutine(value) or hasattr(value, "func")}
     return f"{_name_of(function)} {given or ''}"
 
 
