@@ -46,7 +46,10 @@ def parser() -> argparse.ArgumentParser:
     speed = commands.add_parser("speed", help="timings against bare lax.scan, as JSON")
     speed.add_argument("--out", type=Path, default=None)
 
-    ceiling = commands.add_parser("ceiling", help="the ESS that a time grid allows: exact control of GMM-40")
+    ceiling = commands.add_parser("ceiling", help="the ESS that a time grid allows: exact control of 40 modes")
+    ceiling.add_argument(
+        "--case", choices=[name for name, case in CASES.items() if case.components is not None], default="gmm40"
+    )
     ceiling.add_argument("--draws", type=int, default=20_000)
 
     coverage = commands.add_parser("coverage", help="modes that are far apart: losses by recipes, a JSON line each")
@@ -139,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "ceiling":
         from benchmarks.ceiling import ceiling
 
-        ceiling(options.draws, console)
+        ceiling(options.draws, console, case=options.case)
     else:
         from benchmarks.coverage import coverage
 

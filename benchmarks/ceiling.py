@@ -1,4 +1,4 @@
-"""The ESS that a time grid allows: the exact control of GMM-40 on the Brownian path, sigma = 30, with exact steps."""
+"""The ESS that a time grid allows: the exact control of a 40-mode mixture on the Brownian path, sigma = 30."""
 
 from collections.abc import Callable
 
@@ -12,31 +12,37 @@ from rich.table import Table
 import tiltjax as tj
 from benchmarks.cases import CASES
 from tiltjax.exact import Exact
-from tiltjax.types import Key
+from tiltjax.types import Key, Problem
 
 SIGMA = 30.0
 STEPS = (25, 50, 100, 200, 400)
 
 
 def ceiling(
-    num_draws: int, console: Console, steps: tuple[int, ...] = STEPS, pilot_paths: int = 1000
+    num_draws: int, console: Console, steps: tuple[int, ...] = STEPS, pilot_paths: int = 1000, case: str = "gmm40"
 ) -> dict[str, dict[int, float]]:
     """Prints and returns {grid: {number of steps: ESS of the path weights}}."""
-    exact = gmm40()
+    exact = mixture(case)
     process, resolution = exact.problem.process, exact.problem.resolution
     with console.status("pilot paths"):
         dissipation = equal_dissipation(exact, jax.random.key(1), pilot_paths)
-    grids = {
-        "uniform in t": tj.paths.uniform,
-        "1 - (1 - t)^2": tj.paths.power,
-        "log-SNR": lambda n: tj.paths.log_snr(process, n, resolution),
-        "equal dissipation": dissipation,
+
+    def log_snr(n: int) -> Array:
+        return tj.paths.log_snr(process, n, resolution)
+
+    narrow = tj.problems.narrowed(exact.problem, ratio(exact, CASES[case].target(), jax.random.key(2)))
+    grids: dict[str, tuple[Problem, Callable[[int], Array]]] = {
+        "uniform in t": (exact.problem, tj.paths.uniform),
+        "1 - (1 - t)^2": (exact.problem, tj.paths.power),
+        "log-SNR": (exact.problem, log_snr),
+        "equal dissipation": (exact.problem, dissipation),
+        "log-SNR, narrowed": (narrow, log_snr),
     }
-    table = Table("grid", *(f"{n} steps" for n in steps), title=f"ESS of the exact control, GMM-40, {num_draws} paths")
+    table = Table("grid", *(f"{n} steps" for n in steps), title=f"ESS of the exact control, {case}, {num_draws} paths")
     out: dict[str, dict[int, float]] = {}
-    for name, grid in grids.items():
+    for name, (problem, grid) in grids.items():
         network = tj.Network(lambda key: (), lambda params, t, x: exact.control(t, x))
-        sampler = tj.sampling.sampler(exact.problem, network, (), grid)
+        sampler = tj.sampling.sampler(problem, network, (), grid)
         with console.status(name):
             out[name] = {n: _ess(sampler, num_draws, n) for n in steps}
         table.add_row(name, *(f"{value:.3f}" for value in out[name].values()))
@@ -44,13 +50,31 @@ def ceiling(
     return out
 
 
-def gmm40() -> Exact:
+def mixture(case: str = "gmm40") -> Exact:
     """Its exact control on the Brownian path of sigma = 30."""
-    components = CASES["gmm40"].components
+    components = CASES[case].components
     assert components is not None
     means, variance = components()
-    process = tj.processes.gaussian(tj.paths.brownian(SIGMA), (2,))
+    process = tj.processes.gaussian(tj.paths.brownian(SIGMA), means.shape[1:])
     return tj.exact.mixture_target(process, means, variance, jnp.full(len(means), 1.0 / len(means), means.dtype))
+
+
+def ratio(exact: Exact, target: tj.Target, key: Key, bins: int = 96, num_draws: int = 2000) -> Array:
+    """Var*[X_1 | X_t] / R_t, the mean over exact draws of (X_1 - D)^2 / R_t, for `problems.narrowed`: (bins, *shape)."""
+    process, overshoot = exact.problem.process, tj.problems.OVERSHOOT * exact.problem.resolution
+    assert target.sample is not None
+    key_draws, key_noise = jax.random.split(key)
+    x1 = target.sample(key_draws, num_draws)
+
+    def at(fraction: Array, key: Key) -> Array:
+        t = tj.paths.time_at(process, (overshoot / process.scale**2) ** fraction)
+        x = tj.processes.noise(process, t, x1, jax.random.normal(key, x1.shape))
+        residual = process.residual(t)
+        pulls = jax.vmap(lambda x: exact.control(t, x))(x) / process.gain(t)
+        return jnp.mean(jnp.square(x1 - process.response(t) * x - residual * pulls), axis=0) / residual
+
+    middles = (jnp.arange(bins, dtype=x1.dtype) + 0.5) / bins
+    return jax.jit(lambda: jax.lax.map(lambda item: at(*item), (middles, jax.random.split(key_noise, bins))))()
 
 
 def equal_dissipation(exact: Exact, key: Key, num_paths: int, num_steps: int = 400) -> Callable[[int], Array]:

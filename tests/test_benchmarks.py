@@ -153,9 +153,24 @@ def test_a_full_covariance_is_the_gradient_of_the_marginal():
 
 def test_the_table_of_ceilings_orders_the_grids():
     table = ceiling.ceiling(1500, QUIET, steps=(50,), pilot_paths=50)
-    uniform, power, log_snr, dissipation = (row[50] for row in table.values())
+    uniform, power, log_snr, dissipation, narrow = (row[50] for row in table.values())
     assert uniform < power < log_snr
     assert dissipation > 0.95 * log_snr
+    assert narrow > 0.95 * log_snr  # in the plane there is little to gain
+
+
+def test_steps_of_the_tilts_variance_lift_the_ceiling_where_dimensions_are_many():
+    """40 modes in d = 50, 100 steps: the base's own steps leave one draw with all the weight."""
+    exact, target = ceiling.mixture("gmm40_be50"), cases.CASES["gmm40_be50"].target()
+    ratio = ceiling.ratio(exact, target, jax.random.key(0), num_draws=500)
+    network = tj.Network(lambda key: (), lambda params, t, x: exact.control(t, x))
+    ess = {}
+    for name, problem in {"base": exact.problem, "tilt": tj.problems.narrowed(exact.problem, ratio)}.items():
+        sampler = tj.sampling.sampler(
+            problem, network, (), lambda n: tj.paths.log_snr(exact.problem.process, n, exact.problem.resolution)
+        )
+        ess[name] = float(tj.diagnostics.ess(sampler.sample(jax.random.key(1), 1000, num_steps=100).log_weight))
+    assert ess["base"] < 0.02 and ess["tilt"] > 3 * ess["base"]
 
 
 # -------------------------------------------------------------------------------- runs, reports, the demonstration

@@ -30,7 +30,7 @@ def learned_variance(
     times: Array,
     *,
     loss: Callable[..., Objective] = minimum_variance,
-    bins: int = 24,
+    bins: int = 96,
     **options: Any,
 ) -> Objective:
     """`loss`, on paths whose steps have the variance of least KL divergence from the tilt's (`processes.narrowed`):
