@@ -147,13 +147,14 @@ def fitted(name):
 
 
 def test_a_fit_learns_the_variance():
-    """Near the known one where the paths end, and with it a higher ESS at few steps."""
+    """From 1 to near the known one, 0.03 and less, and with it comes a higher ESS at few steps."""
     problem, sampler = fitted("learned_variance")
     ratio = np.asarray(sampler.record["ratio"])
     where = problems.level_bin(problem, len(ratio))
     for t in (0.6, 0.8, 0.9):
         expected = 1 / (problem.process.residual(t) * (1 / 0.01 - 1) + 1)
-        assert np.all(np.abs(np.log(ratio[where(jnp.asarray(t))] / expected)) < 0.5), t
+        above = ratio[where(jnp.asarray(t))] / expected  # the error of the control's own prediction is in it
+        assert np.all((above > 0.7) & (above < 2.5)), t
     _, plain = fitted("minimum_variance")
     key, ess = jax.random.key(1), {}
     for name, one in (("learned", sampler), ("plain", plain)):
