@@ -164,6 +164,13 @@ def test_a_fit_learns_the_variance():
     assert ess["learned"] > 2 * ess["plain"]
 
 
+def test_a_loss_on_paths_is_refused():
+    problem, _ = fitted("learned_variance")
+    options = {"loss": functools.partial(losses.learned_variance, loss=losses.adjoint_matching), "num_updates": 10}
+    with pytest.raises(TypeError, match="needs a loss on end points, of the score matching family; got one on"):
+        tj.fit(jax.random.key(0), problem, **options, **SMALL)
+
+
 def test_the_variance_is_saved_with_the_sampler(tmp_path):
     problem, sampler = fitted("learned_variance")
     sampler.save(tmp_path / "there")

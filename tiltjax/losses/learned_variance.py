@@ -42,9 +42,10 @@ def learned_variance(
     weights what the base's own variance puts there, about d / N where the target is much narrower than the base: it counts
     where dimensions are many and steps few.
 
-    loss: a constructor whose batches hold `EndPoints`, of the score matching family; options: its own.
-    When not to use it: targets whose spread at one time differs much between states; the steps are then too narrow for some,
-    and single weights may be large (the ELBO gains, the ESS need not).
+    loss: a constructor whose batches hold `EndPoints`, of the score matching family (TypeError for others when it is first
+    evaluated); options: its own.
+    When not to use it: where a state of one time knows its mode and another does not yet, the average is of little use to both:
+    in the plane there is not much to gain.
     Source: Bao et al. (2022), arXiv 2201.06503 (optimal variances); Nichol, Dhariwal (2021), arXiv 2102.09672 (learned ones).
     """
     inner, process = loss(problem, network, times, **options), problem.process
@@ -69,6 +70,10 @@ def learned_variance(
         return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
 
     def both(params: Learned, key: Key, data: EndPoints) -> Array:
+        if not isinstance(data, EndPoints):
+            raise TypeError(
+                f"learned_variance needs a loss on end points, of the score matching family; got one on {type(data).__name__}."
+            )
         key_loss, key_table = jax.random.split(key)
         keys = jax.random.split(key_table, data.x.shape[0])
         table = batching.mean(likelihood, params, (keys, data), network.at_once)
