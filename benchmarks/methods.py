@@ -8,6 +8,7 @@ Equal seconds: it runs once at equal evaluations, and again with as many more as
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,8 @@ MOST_RUNS = 4
 
 
 class Method(NamedTuple):
-    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record.
+    """run(key, target, num_draws=, progress=, checkpoint=, **arguments) -> Outcome; its arguments(budget), its defaults for the
+    record. checkpoint: a directory or None, for what takes long enough to be killed.
 
     together: the same for keys (S,), a list of outcomes, where the method has one program for several seeds.
     """
@@ -41,14 +43,11 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
     """`fit` with a loss (None: its default), then draws. Takes precision= and batch= of `accelerator.arguments` too."""
     given = {"loss": _defaults(tj.fit, ())["loss"] if loss is None else loss}
 
-    def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
-        return of_sampler(tj.fit(key, target, progress=progress, **accelerator.arguments(target, **arguments)))
+    def run(key: Key, target: tj.Target, *, num_draws: int, **arguments: Any) -> Outcome:
+        return of_sampler(tj.fit(key, target, **accelerator.arguments(target, **arguments)))
 
-    def together(keys: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> list[Outcome]:
-        return [
-            of_sampler(sampler)
-            for sampler in tj.fit_seeds(keys, target, progress=progress, **accelerator.arguments(target, **arguments))
-        ]
+    def together(keys: Key, target: tj.Target, *, num_draws: int, **arguments: Any) -> list[Outcome]:
+        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, **accelerator.arguments(target, **arguments))]
 
     left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
     return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)
@@ -57,13 +56,13 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
 def learned_drift(loss: Callable[..., tj.Objective], network: Callable[..., tj.Network]) -> Method:
     """`fit` of a loss that needs an annealed problem: the target's in the pilot's units, r_t = t^2 r on a base at rest."""
 
-    def run(key: Key, target: tj.Target, *, num_draws: int, progress: bool, **arguments: Any) -> Outcome:
+    def run(key: Key, target: tj.Target, *, num_draws: int, **arguments: Any) -> Outcome:
         key_pilot, key_fit = jax.random.split(key)
         began = time.perf_counter()
         problem, evaluations = tj.fitting.prepared(key_pilot, target, path=tj.paths.trigonometric())
         seconds = time.perf_counter() - began
         annealed = tj.problems.annealed(problem, tj.annealing.scaled(problem.reward, jnp.square))
-        outcome = of_sampler(tj.fit(key_fit, annealed, progress=progress, **accelerator.arguments(target, **arguments)))
+        outcome = of_sampler(tj.fit(key_fit, annealed, **accelerator.arguments(target, **arguments)))
         outcome.costs["pilot_seconds"] = seconds
         outcome.costs["gradient_evaluations"] += evaluations
         return outcome
@@ -95,7 +94,14 @@ def classical(baseline: Callable[..., Outcome]) -> Method:
     """
 
     def run(
-        key: Key, target: tj.Target, *, progress: bool, evaluations: int, seconds: float | None = None, **arguments: Any
+        key: Key,
+        target: tj.Target,
+        *,
+        progress: bool,
+        checkpoint: Path | None = None,
+        evaluations: int,
+        seconds: float | None = None,
+        **arguments: Any,
     ) -> Outcome:
         outcome = baseline(key, target, evaluations=evaluations, **arguments)
         for _ in range(0 if seconds is None else MOST_RUNS):

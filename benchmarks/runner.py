@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.reference import at_most, equip
 from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
+CHECKPOINTS = "checkpoints"
 NAMES = """
     case method seed seeds_together budget tuned matched error num_draws num_steps
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
@@ -72,13 +74,17 @@ def trial(job: Job, *, console: Console | None = None) -> Trial:
     return trials([job], console=console)[0]
 
 
-def trials(jobs: Sequence[Job], *, console: Console | None = None) -> list[Trial]:
-    """Of jobs that differ in the seed alone: several are run as one program, which shares the pilot of the first."""
+def trials(jobs: Sequence[Job], *, console: Console | None = None, out: Path | None = None) -> list[Trial]:
+    """Of jobs that differ in the seed alone: several are run as one program, which shares the pilot of the first.
+
+    With `out`, training that was killed goes on from its checkpoint there.
+    """
     console, job = console or Console(quiet=True), jobs[0]
     size, target = BUDGETS[job.budget], equip(job.case, CASES[job.case].target())
     entry = CASES[job.case]._replace(target=lambda: target)
     keys = [jax.random.split(jax.random.key(job.seed)) for job in jobs]
-    given = {"num_draws": size.num_draws, "progress": not console.quiet, **arguments_of(job)}
+    checkpoint = None if out is None else checkpoint_of(jobs, out)
+    given = {"num_draws": size.num_draws, "progress": not console.quiet, "checkpoint": checkpoint, **arguments_of(job)}
     method, keys_fit = METHODS[job.method], [key_fit for key_fit, _ in keys]
     if len(jobs) > 1 and method.together is not None:
         outcomes = method.together(jnp.stack(keys_fit), target, **given)
@@ -95,10 +101,10 @@ def trials(jobs: Sequence[Job], *, console: Console | None = None) -> list[Trial
     return judged
 
 
-def attempt(job: Job) -> dict[str, Any]:
+def attempt(job: Job, out: Path | None = None) -> dict[str, Any]:
     """The line of a job; when it fails, one with the error in it and no figures."""
     try:
-        return trial(job).line
+        return trials([job], out=out)[0].line
     except Exception as error:
         return failure(job, f"{type(error).__name__}: {error}")
 
@@ -227,6 +233,15 @@ def identity(line: dict[str, Any]) -> str:
     arguments = {name: value for name, value in line["arguments"].items() if name != "seconds"}
     names = ("case", "method", "seed", "budget", "tuned", "matched")
     return json.dumps([*(line.get(name) for name in names), arguments], sort_keys=True)
+
+
+def checkpoint_of(jobs: Sequence[Job], out: Path) -> Path | None:
+    """A directory for the training of these jobs by this revision; None where files differ from it: it would mix two codes."""
+    here = revision()
+    if here is None or here.endswith("+"):
+        return None
+    text = json.dumps([here, *(identity(finite(begun(job))) for job in jobs)])
+    return out / CHECKPOINTS / f"{jobs[0].case}-{jobs[0].method}-{zlib.crc32(text.encode()):08x}"
 
 
 def finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import queue
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,7 +17,7 @@ from benchmarks.cases import BUDGETS, CASES, Suite, overrides
 from benchmarks.methods import CHIP, METHODS
 from benchmarks.runner import Job
 
-Perform = Callable[[Sequence[Job], list[int] | None], list[dict[str, Any]]]
+Perform = Callable[[Sequence[Job], list[int] | None, Path], list[dict[str, Any]]]
 
 
 def jobs(case: str, method: str, budget: str, seeds: Iterable[int], extra: dict[str, Any] | None = None) -> list[Job]:
@@ -66,7 +67,7 @@ def run(
     def one(group: list[Job]) -> list[dict[str, Any]]:
         share = cores.get()
         try:
-            return perform(group, share)
+            return perform(group, share, out)
         finally:
             cores.put(share)
 
@@ -80,9 +81,18 @@ def run(
                         file.write(json.dumps(line) + "\n")
                     console.print(f"{job}   {summary(line)}")
                     bar.advance(task)
+                _forget(futures[future], future.result(), out)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _forget(group: list[Job], lines: list[dict[str, Any]], out: Path) -> None:
+    """Removes the checkpoints of jobs that have their figures: of the group, and of those that were run by themselves."""
+    ended = [job for job, line in zip(group, lines, strict=True) if not line.get("error")]
+    for some in [*([job] for job in ended), *([group] if len(ended) == len(group) else [])]:
+        if (checkpoint := runner.checkpoint_of(some, out)) is not None:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def groups(jobs: Iterable[Job], together: int) -> list[list[Job]]:

@@ -68,6 +68,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path, unbroken):
 def test_a_finished_run_is_returned_and_another_is_refused(tmp_path, unbroken):
     first = go(tmp_path, rounds=3)
     again = go(tmp_path, rounds=3)
+    assert 0 < again.train_seconds <= first.train_seconds and again.compile_seconds == first.compile_seconds > 0
     same(first.state, again.state)
     same(first.history, again.history)
     same(jax.tree.map(lambda leaf: leaf[:3], unbroken.history), first.history)
@@ -82,5 +83,6 @@ def test_goes_on_in_float32(tmp_path):
     shutil.rmtree(tmp_path / "a" / "4")
     assert saved(tmp_path / "a") == [3]  # two are kept
     again = go(tmp_path / "a", rounds=4)
+    assert again.compile_seconds > whole.compile_seconds  # both runs compiled
     same(again.state, whole.state)
     same(again.history, whole.history)

@@ -92,7 +92,7 @@ def test_a_line_of_a_classical_method_has_every_key_and_no_weights_of_paths(monk
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=50, floor_pairs=2))
     target = cases.CASES["gmm40"].target()
 
-    def run(key, target, *, num_draws, progress, evaluations):
+    def run(key, target, *, num_draws, progress, checkpoint, evaluations):
         x = target.sample(key, num_draws)
         costs = {"compile_seconds": 2.0, "sample_seconds": 3.0, "energy_evaluations": evaluations}
         log_z = tj.diagnostics.log_z(jnp.full(4, 0.25))
@@ -115,7 +115,7 @@ def test_a_line_of_a_classical_method_has_every_key_and_no_weights_of_paths(monk
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     calls = []
 
-    def perform(jobs, cores):
+    def perform(jobs, cores, out):
         (job,) = jobs
         calls.append((job.method, job.seed))
         return [figures(job, ess=float("nan"))]
@@ -182,7 +182,7 @@ def test_what_fills_a_chip_is_for_learned_methods_and_a_row_of_its_own(tmp_path)
         sweep.jobs("gmm40", "smc", "smoke", [0], chip)
     asked = []
 
-    def perform(jobs, cores):
+    def perform(jobs, cores, out):
         asked.extend((job.method, job.extra) for job in jobs)
         return [figures(job, train_seconds=20.0, sample_seconds=1.0) for job in jobs]
 
@@ -276,8 +276,8 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setitem(methods.METHODS, "log_variance", methods.METHODS["log_variance"]._replace(run=run))
     todo = sweep.jobs("gmm40", "log_variance", "smoke", [0, 1])
-    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores: [runner.attempt(job) for job in jobs])
-    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores: pytest.fail("it is there already"))
+    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores, out: [runner.attempt(job) for job in jobs])
+    sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores, out: pytest.fail("it is there already"))
     lines = lines_of(tmp_path)
     assert [line["error"] for line in lines] == ["FloatingPointError: nothing finite"] * 2
     assert all(set(line) == set(runner.KEYS) and line["ess"] is None for line in lines)
@@ -287,10 +287,59 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
         assert "2 of 2 failed" in text and "log_variance, smoke, seed 1: FloatingPointError: nothing finite" in text
 
 
+def test_training_that_was_killed_goes_on_to_the_same_line(tmp_path, monkeypatch):
+    """Cut off in its third chunk, it trains the rest alone; once the line is there the checkpoint goes, and not before."""
+
+    def judge(outcome, *_):
+        weights = jax.tree.leaves(outcome.sampler.params)
+        return None, None, {"ess": float(sum(jnp.sum(jnp.square(leaf)) for leaf in weights)), "compile_seconds": 0.0}
+
+    monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({"num_updates": 400}, num_draws=200))
+    monkeypatch.setitem(cases.CASES, "mw5", cases.Case(lambda: tj.targets.gaussian(jnp.ones(2))))
+    monkeypatch.setattr(runner, "revision", lambda: "0123456789ab")
+    monkeypatch.setattr(runner, "judge", judge)
+    small = {"network": functools.partial(tj.networks.mlp, width=8, depth=1), "num_steps": 10}
+    job = Job("mw5", "default", 0, "smoke", False, {**small, "checkpoint_seconds": 0.0})
+    whole, watch, chunks = runner.trial(job).line, tj.run._watch, []
+
+    def watched(metrics, trainer, bar, done, chunk):
+        watch(metrics, trainer, bar, done, chunk)
+        chunks.append(done)
+        if broken and done == 3:
+            raise KeyboardInterrupt
+
+    def sweep_one():
+        sweep.run([job], tmp_path, QUIET, perform=lambda jobs, cores, out: [runner.attempt(jobs[0], out)])
+
+    monkeypatch.setattr(tj.run, "_watch", watched)
+    broken = True
+    with pytest.raises(KeyboardInterrupt):
+        sweep_one()
+    assert min(chunks) == 1 and runner.checkpoint_of([job], tmp_path).is_dir() and not lines_of(tmp_path)
+    broken = False
+    chunks.clear()
+    sweep_one()
+    (line,) = lines_of(tmp_path)
+    assert set(chunks) == {3, 4} and not runner.checkpoint_of([job], tmp_path).exists()
+    same = [name for name in whole if not name.endswith(("_seconds", "_mb"))]
+    assert whole["ess"] > 0 and {name: line[name] for name in same} == {name: whole[name] for name in same}
+
+
+def test_a_checkpoint_is_of_one_job_of_one_revision(tmp_path, monkeypatch):
+    jobs, found = [Job("gmm40", "default", seed, "smoke") for seed in (0, 1)], []
+    for here in ("0123456789ab", "ba9876543210"):
+        monkeypatch.setattr(runner, "revision", lambda here=here: here)
+        found += [runner.checkpoint_of(some, tmp_path) for some in (jobs, jobs[:1], jobs[1:])]
+    assert len(set(found)) == 6 and all(path.parent.parent == tmp_path for path in found)
+    for here in (None, "0123456789ab+"):
+        monkeypatch.setattr(runner, "revision", lambda here=here: here)
+        assert runner.checkpoint_of(jobs, tmp_path) is None
+
+
 def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_path):
     asked = []
 
-    def perform(jobs, cores):
+    def perform(jobs, cores, out):
         (job,) = jobs
         asked.append((job.method, job.extra))
         return [figures(job, train_seconds=20.0 + job.seed, sample_seconds=1.0)]
@@ -302,19 +351,19 @@ def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_
     assert text.count("| smc, equal seconds | smoke | 2 |") == 2
 
 
-def test_a_job_runs_in_a_process_of_its_own(monkeypatch):
+def test_a_job_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
     """An unknown case is the quickest failure that a child can report; a killed one reports for itself."""
-    (line,) = workers.in_child([Job("nothing", "default", 3, "smoke")], [sorted(os.sched_getaffinity(0))[0]])
+    (line,) = workers.in_child([Job("nothing", "default", 3, "smoke")], [sorted(os.sched_getaffinity(0))[0]], tmp_path)
     assert line["error"] == "KeyError: 'nothing'" and line["seed"] == 3
     assert line["peak_memory_mb"] > 10
     monkeypatch.setattr(workers.sys, "executable", "false")
-    (line,) = workers.in_child([Job("gmm40", "default", 3, "smoke")])
+    (line,) = workers.in_child([Job("gmm40", "default", 3, "smoke")], None, tmp_path)
     assert line["error"].startswith("the process ended with 1")
 
 
-def test_seeds_whose_program_dies_are_run_one_by_one(monkeypatch):
+def test_seeds_whose_program_dies_are_run_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.sys, "executable", "false")
-    lines = workers.in_child([Job("gmm40", "default", seed, "smoke") for seed in (0, 1)])
+    lines = workers.in_child([Job("gmm40", "default", seed, "smoke") for seed in (0, 1)], None, tmp_path)
     assert [line["seed"] for line in lines] == [0, 1]
     assert all(line["error"].startswith("the process ended with 1") for line in lines)
 
@@ -335,7 +384,7 @@ def test_seeds_in_one_program_give_the_lines_that_they_give_alone(monkeypatch):
     """Each with its own keys. (What `fit_seeds` gives is in `test_seeds`.)"""
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=200, floor_pairs=2))
 
-    def run(key, target, *, num_draws, progress, loss):
+    def run(key, target, *, num_draws, progress, checkpoint, loss):
         x = target.sample(key, num_draws)
         return Outcome(kept(tj.Samples(x, jnp.zeros(num_draws))), {"train_seconds": 1.0})
 

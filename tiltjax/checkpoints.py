@@ -30,14 +30,23 @@ class Store:
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
         self.manager = ocp.CheckpointManager(directory, options=options)
 
-    def save(self, state: TrainState, history: Metrics) -> None:
-        tree = {"state": _plain(state), "history": history._asdict(), "identity": np.asarray(self.identity, np.uint32)}
+    def save(self, state: TrainState, history: Metrics, seconds: tuple[float, float]) -> None:
+        """`seconds`: of compiling and of training, by all runs until here."""
+        tree = {
+            "state": _plain(state),
+            "history": history._asdict(),
+            "seconds": np.asarray(seconds),
+            "identity": np.asarray(self.identity, np.uint32),
+        }
         args = self._args.StandardSave(jax.tree.map(np.asarray, tree))
         self.manager.save(int(state.round), args=args, force=True)
         self.manager.wait_until_finished()
 
-    def restore(self, shape: TrainState) -> tuple[TrainState, list[Metrics]] | None:
-        """The newest state and the metrics until then; None when there is none. ValueError when it is of another run."""
+    def restore(self, shape: TrainState) -> tuple[TrainState, list[Metrics], tuple[float, float]] | None:
+        """The newest state, the metrics and the seconds until then; None when there is none.
+
+        ValueError when it is of another run.
+        """
         step = self.manager.latest_step()
         if step is None:
             return None
@@ -48,7 +57,9 @@ class Store:
                 "rounds), so going on from it would not give the result of an unbroken run. Pass an empty directory, or the "
                 "arguments that it was made with."
             )
-        return _typed(tree["state"], shape), [Metrics(**{name: jnp.asarray(leaf) for name, leaf in tree["history"].items()})]
+        history = Metrics(**{name: jnp.asarray(leaf) for name, leaf in tree["history"].items()})
+        compiling, training = map(float, tree["seconds"])
+        return _typed(tree["state"], shape), [history], (compiling, training)
 
 
 def open_store(directory: str | pathlib.Path, identity: int) -> Store:

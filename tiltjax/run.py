@@ -16,7 +16,10 @@ from tiltjax.types import Key, Metrics, Trainer, TrainState
 
 
 class Run(NamedTuple):
-    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went."""
+    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went.
+
+    Of a run that went on from a checkpoint, seconds until that checkpoint are included; rounds that were lost are not.
+    """
 
     state: TrainState
     history: Metrics
@@ -51,15 +54,16 @@ def run(
     store = None if checkpoint is None else checkpoints.open_store(checkpoint, identity)
     found = None if store is None else store.restore(shape)
     if found is not None and int(found[0].round) >= num_chunks * chunk:
-        return Run(found[0], _join(found[1]), 0.0, 0.0)
+        return Run(found[0], _join(found[1]), *found[2])
     began = time.perf_counter()
     rounds = jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
     with stage(progress, "compiling, and filling the buffer"):
         advance = rounds.lower(shape).compile()
         compiled = time.perf_counter()
-        state, history = (jax.jit(trainer.init)(key), []) if found is None else found
+        state, history, (before, trained) = (jax.jit(trainer.init)(key), [], (0.0, 0.0)) if found is None else found
         jax.block_until_ready(state)
     started = saved = time.perf_counter()
+    compiling = before + compiled - began
     first = int(state.round) // chunk
     with _bar(progress, num_chunks * chunk, int(state.round), updates) as bar:
         for i in range(first, num_chunks):
@@ -70,12 +74,12 @@ def run(
             history.append(metrics)
             if store and (time.perf_counter() - saved > checkpoint_seconds or i == num_chunks - 1):
                 _watch(metrics, trainer, None, i + 1, chunk)
-                store.save(state, _join(history))
+                store.save(state, _join(history), (compiling, trained + time.perf_counter() - started))
                 saved = time.perf_counter()
         if num_chunks > first:
             _watch(history[-1], trainer, bar, num_chunks, chunk)
     jax.block_until_ready(state)
-    return Run(state, _join(history), compiled - began, time.perf_counter() - started)
+    return Run(state, _join(history), compiling, trained + time.perf_counter() - started)
 
 
 def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int) -> None:
