@@ -147,9 +147,6 @@ _MOVED, _MOVED_NARROW = (
 )
 _LJ13_TUNED = {**_PARTICLES, "replay": _shown(0.15), "sampling_steps": 400}
 _TUNED_LJ13 = {"default": {**_LJ13_TUNED, "loss": _MOVED}, "learned_variance": {**_LJ13_TUNED, "loss": _MOVED_NARROW}}
-# a network evaluation costs as much as 16 of the energy's gradients: shorter rounds, smaller batches, moved end points sooner
-_SHORT = _shown(0.15)._replace(num_particles=500, capacity=5000, batch_size=256)
-_TUNED_LJ55 = {"default": {**_PARTICLES, "loss": _MOVED, "replay": _SHORT}}
 
 CASES: dict[str, Case] = {
     "gmm40": Case(tj.targets.gmm40, _GMM40, ("smoke", "quick"), _gmm40("fab", math.log1p(math.e))),
@@ -166,7 +163,7 @@ CASES: dict[str, Case] = {
     "wells32_d200": Case(lambda: tj.targets.delta_many_well(200), _wells(0.002, 3.32)),
     "dw4": Case(tj.targets.double_well, _DW4, ("quick",), overrides=_TUNED_DW4),
     "lj13": Case(tj.targets.lennard_jones, _LJ13, overrides=_TUNED_LJ13),
-    "lj55": Case(lambda: tj.targets.lennard_jones(55), _LJ55, overrides=_TUNED_LJ55),
+    "lj55": Case(lambda: tj.targets.lennard_jones(55), _LJ55),
     "phi4_8x8": Case(tj.targets.phi4, (), ("quick",)),
     "phi4_16x8": Case(lambda: tj.targets.phi4((16, 8))),
     "cox1600": Case(tj.targets.log_gaussian_cox_simulated),
