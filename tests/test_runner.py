@@ -483,6 +483,18 @@ def test_the_tables_of_the_page_are_those_of_the_lines():
     assert len(tables.BLOCK.findall(text)) == text.count("<!-- table:") > 2
 
 
+def test_no_row_is_kept_tuned_without_its_untuned_one():
+    """Same case, method, budget and seeds, in one file; classical.jsonl has other lines, and no overrides."""
+    for path in tables.RESULTS.glob("*.jsonl"):
+        rows = [line for line in tables.lines(path.stem) if "tuned" in line]
+        of = {tuned: {_row(line) for line in rows if line["tuned"] is tuned} for tuned in (False, True)}
+        assert of[True] <= of[False], f"{path.name}: {of[True] - of[False]}"
+
+
+def _row(line):
+    return tuple(line[name] for name in ("case", "method", "budget", "seed"))
+
+
 def test_a_table_that_disagrees_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     (tmp_path / "smoke.jsonl").write_text(json.dumps(figures(Job("mw5", "smc", 0, "smoke"), log_z_error=0.25)) + "\n")
