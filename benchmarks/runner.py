@@ -27,7 +27,7 @@ from benchmarks.reference import at_most, equip
 from tiltjax.types import Key
 
 RESULTS = "results.jsonl"
-CHECKPOINTS = "checkpoints"
+CACHE = "cache"
 NAMES = """
     case method seed seeds_together budget tuned matched error num_draws num_steps
     ess ess_ceiling log_z log_z_stderr log_z_error elbo elbo_stderr eubo eubo_stderr forward_ess
@@ -77,13 +77,14 @@ def trial(job: Job, *, console: Console | None = None) -> Trial:
 def trials(jobs: Sequence[Job], *, console: Console | None = None, out: Path | None = None) -> list[Trial]:
     """Of jobs that differ in the seed alone: several are run as one program, which shares the pilot of the first.
 
-    With `out`, training that was killed goes on from its checkpoint there.
+    With `out`, training that was killed goes on from its checkpoint in `cache_of(out)`, and floors are computed once.
     """
     console, job = console or Console(quiet=True), jobs[0]
     size, target = BUDGETS[job.budget], equip(job.case, CASES[job.case].target())
     entry = CASES[job.case]._replace(target=lambda: target)
     keys = [jax.random.split(jax.random.key(job.seed)) for job in jobs]
-    checkpoint = None if out is None else checkpoint_of(jobs, out)
+    cache = None if out is None else cache_of(out)
+    checkpoint, floors = (None, None) if cache is None else (checkpoint_of(jobs, cache), cache / "floors")
     given = {"num_draws": size.num_draws, "progress": not console.quiet, "checkpoint": checkpoint, **arguments_of(job)}
     method, keys_fit = METHODS[job.method], [key_fit for key_fit, _ in keys]
     if len(jobs) > 1 and method.together is not None:
@@ -93,7 +94,7 @@ def trials(jobs: Sequence[Job], *, console: Console | None = None, out: Path | N
     judged = []
     for job, outcome, (_, key_judge) in zip(jobs, outcomes, keys, strict=True):
         with console.status("drawing, and comparing with exact draws"):
-            draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs)
+            draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs, floors)
         line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics}
         line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
         line |= {"seeds_together": len(jobs), "peak_memory_mb": peak_memory_mb()}
@@ -134,7 +135,7 @@ def arguments_of(job: Job) -> dict[str, Any]:
 
 
 def judge(
-    outcome: Outcome, case: Case, key: Key, n: int, floor_pairs: int
+    outcome: Outcome, case: Case, key: Key, n: int, floor_pairs: int, floors: Path | None = None
 ) -> tuple[tj.Samples, jax.Array, dict[str, float | None]]:
     """Draws, resampled draws, and the figures of both."""
     key_draw, key_resample, key_reference, key_back, key_exact, key_metrics = jax.random.split(key, 6)
@@ -150,7 +151,7 @@ def judge(
         "num_draws": draws.log_weight.size,
         "compile_seconds": compiled - began,
         "sample_seconds": seconds,
-        **metrics.distances(target, draws, resampled, key_metrics, floor_pairs),
+        **metrics.distances(target, draws, resampled, key_metrics, floor_pairs, floors),
     }
     if log_z is not None:
         figures |= {"log_z": float(log_z.value), "log_z_stderr": float(log_z.stderr)}
@@ -235,13 +236,16 @@ def identity(line: dict[str, Any]) -> str:
     return json.dumps([*(line.get(name) for name in names), arguments], sort_keys=True)
 
 
-def checkpoint_of(jobs: Sequence[Job], out: Path) -> Path | None:
-    """A directory for the training of these jobs by this revision; None where files differ from it: it would mix two codes."""
+def cache_of(out: Path) -> Path | None:
+    """What trials of this revision leave for each other; None where files differ from it: it would mix two codes."""
     here = revision()
-    if here is None or here.endswith("+"):
-        return None
-    text = json.dumps([here, *(identity(finite(begun(job))) for job in jobs)])
-    return out / CHECKPOINTS / f"{jobs[0].case}-{jobs[0].method}-{zlib.crc32(text.encode()):08x}"
+    return None if here is None or here.endswith("+") else out / CACHE / here
+
+
+def checkpoint_of(jobs: Sequence[Job], cache: Path) -> Path:
+    """A directory for the training of these jobs."""
+    text = json.dumps([identity(finite(begun(job))) for job in jobs])
+    return cache / "checkpoints" / f"{jobs[0].case}-{jobs[0].method}-{zlib.crc32(text.encode()):08x}"
 
 
 def finite(value: Any) -> Any:

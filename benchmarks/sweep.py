@@ -89,10 +89,11 @@ def run(
 
 def _forget(group: list[Job], lines: list[dict[str, Any]], out: Path) -> None:
     """Removes the checkpoints of jobs that have their figures: of the group, and of those that were run by themselves."""
+    if (cache := runner.cache_of(out)) is None:
+        return
     ended = [job for job, line in zip(group, lines, strict=True) if not line.get("error")]
     for some in [*([job] for job in ended), *([group] if len(ended) == len(group) else [])]:
-        if (checkpoint := runner.checkpoint_of(some, out)) is not None:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.rmtree(runner.checkpoint_of(some, cache), ignore_errors=True)
 
 
 def groups(jobs: Iterable[Job], together: int) -> list[list[Job]]:

@@ -231,6 +231,34 @@ def test_each_metric_applies_where_the_target_has_what_it_needs():
     assert set(metrics.DISTANCES) == {"mode_entropy"} | {n + s for n in applies for s in ("", "_resampled", "_floor")}
 
 
+def test_floors_are_shared_by_methods_of_one_key_target_and_number_of_draws(tmp_path, monkeypatch):
+    """With a folder every figure is what it is without one, and floors are computed anew for another key, n, pairs or target."""
+    computed, whole = [], table.floor
+
+    def floor(*arguments):
+        computed.append(arguments[3:])
+        return whole(*arguments)
+
+    monkeypatch.setattr(table, "floor", floor)
+    monkeypatch.setattr(table, "METRICS", {name: table.METRICS[name] for name in ("energy_w2", "mmd")})
+
+    def values(key=2, n=100, pairs=2, kept=tmp_path, width=1.0, shift=0.0):
+        target = tj.Target(
+            lambda x: -0.5 * jnp.sum((x / width) ** 2), (2,), sample=lambda key, n: width * jax.random.normal(key, (n, 2))
+        )
+        x = shift + jax.random.normal(jax.random.key(0), (n, 2))
+        return metrics.distances(target, tj.Samples(x, jnp.zeros(n)), x, jax.random.key(key), pairs, kept)
+
+    alone = [values(kept=None), values(kept=None, shift=1.0)]
+    assert len(computed) == 4 and alone[0]["mmd_floor"] == alone[1]["mmd_floor"] != alone[0]["energy_w2_floor"]
+    computed.clear()
+    assert [values(), values(shift=1.0)] == alone and computed == [(100, 2)] * 2
+    computed.clear()
+    others = [values(key=3), values(n=90), values(pairs=3), values(width=2.0)]
+    assert computed == [(100, 2)] * 2 + [(90, 2)] * 2 + [(100, 3)] * 2 + [(100, 2)] * 2
+    assert len({other["energy_w2_floor"] for other in [alone[0], *others[:3]]}) == 4
+
+
 def test_all_distances_have_raw_resampled_and_floor(monkeypatch):
     """Of particles: draws that are 20 % too wide and weighted right come down to the floors by resampling."""
     monkeypatch.setattr(table, "equal_particles", lambda target: True)

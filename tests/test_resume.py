@@ -11,7 +11,9 @@ import time
 import jax
 import numpy as np
 import pytest
-from resumable import ROUNDS, go, saved
+from resumable import ROUNDS, go, saved, trainer
+
+from tiltjax import run
 
 PROGRAM = pathlib.Path(__file__).with_name("resumable.py")
 
@@ -86,3 +88,16 @@ def test_goes_on_in_float32(tmp_path):
     assert again.compile_seconds > whole.compile_seconds  # both runs compiled
     same(again.state, whole.state)
     same(again.history, whole.history)
+
+
+def test_filling_the_buffer_counts_as_training():
+    """A start that takes a second longer: the second is in train_seconds, whatever else the machine does."""
+    plain = trainer()
+
+    def slow(key):
+        state = plain.init(key)
+        wait = jax.pure_callback(lambda round: (time.sleep(1.0), round)[1], state.round, state.round)
+        return state._replace(round=wait)
+
+    done = run.run(plain._replace(init=slow), jax.random.key(0), 1, progress=False)
+    assert done.train_seconds > 1.0 and int(done.state.round) == 1

@@ -315,12 +315,13 @@ def test_training_that_was_killed_goes_on_to_the_same_line(tmp_path, monkeypatch
     broken = True
     with pytest.raises(KeyboardInterrupt):
         sweep_one()
-    assert min(chunks) == 1 and runner.checkpoint_of([job], tmp_path).is_dir() and not lines_of(tmp_path)
+    checkpoint = runner.checkpoint_of([job], runner.cache_of(tmp_path))
+    assert min(chunks) == 1 and checkpoint.is_dir() and not lines_of(tmp_path)
     broken = False
     chunks.clear()
     sweep_one()
     (line,) = lines_of(tmp_path)
-    assert set(chunks) == {3, 4} and not runner.checkpoint_of([job], tmp_path).exists()
+    assert set(chunks) == {3, 4} and not checkpoint.exists()
     same = [name for name in whole if not name.endswith(("_seconds", "_mb"))]
     assert whole["ess"] > 0 and {name: line[name] for name in same} == {name: whole[name] for name in same}
 
@@ -329,11 +330,11 @@ def test_a_checkpoint_is_of_one_job_of_one_revision(tmp_path, monkeypatch):
     jobs, found = [Job("gmm40", "default", seed, "smoke") for seed in (0, 1)], []
     for here in ("0123456789ab", "ba9876543210"):
         monkeypatch.setattr(runner, "revision", lambda here=here: here)
-        found += [runner.checkpoint_of(some, tmp_path) for some in (jobs, jobs[:1], jobs[1:])]
-    assert len(set(found)) == 6 and all(path.parent.parent == tmp_path for path in found)
+        found += [runner.checkpoint_of(some, runner.cache_of(tmp_path)) for some in (jobs, jobs[:1], jobs[1:])]
+    assert len(set(found)) == 6 and all(path.is_relative_to(tmp_path) for path in found)
     for here in (None, "0123456789ab+"):
         monkeypatch.setattr(runner, "revision", lambda here=here: here)
-        assert runner.checkpoint_of(jobs, tmp_path) is None
+        assert runner.cache_of(tmp_path) is None
 
 
 def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_path):

@@ -16,7 +16,7 @@ from tiltjax.types import Key, Metrics, Trainer, TrainState
 
 
 class Run(NamedTuple):
-    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went.
+    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went; filling the buffer is training.
 
     Of a run that went on from a checkpoint, seconds until that checkpoint are included; rounds that were lost are not.
     """
@@ -59,11 +59,11 @@ def run(
     rounds = jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
     with stage(progress, "compiling, and filling the buffer"):
         advance = rounds.lower(shape).compile()
-        compiled = time.perf_counter()
-        state, history, (before, trained) = (jax.jit(trainer.init)(key), [], (0.0, 0.0)) if found is None else found
+        init = jax.jit(trainer.init).lower(key).compile() if found is None else trainer.init
+        started = time.perf_counter()
+        state, history, (before, trained) = (init(key), [], (0.0, 0.0)) if found is None else found
         jax.block_until_ready(state)
-    started = saved = time.perf_counter()
-    compiling = before + compiled - began
+    saved, compiling = time.perf_counter(), before + started - began
     first = int(state.round) // chunk
     with _bar(progress, num_chunks * chunk, int(state.round), updates) as bar:
         for i in range(first, num_chunks):

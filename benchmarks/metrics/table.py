@@ -1,7 +1,11 @@
 """Which metric applies to which target, and all of them for raw draws, resampled draws and floors."""
 
+import json
+import os
+import zlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -88,12 +92,15 @@ def floor(key: Key, distance: Callable[[ArrayLike, ArrayLike], float], sample: S
     return float(np.median(floors(key, distance, sample, n, pairs)))
 
 
-def distances(target: tj.Target, draws: tj.Samples, resampled: ArrayLike, key: Key, pairs: int) -> dict[str, float | None]:
+def distances(
+    target: tj.Target, draws: tj.Samples, resampled: ArrayLike, key: Key, pairs: int, kept: Path | None = None
+) -> dict[str, float | None]:
     """All distances that the target allows, for raw draws and for draws resampled by their weights, beside their floors.
 
     A metric of m = num_draws(target, n) draws takes the first m of the raw ones, which are independent, m evenly spread of the
     resampled ones, and m reference draws: the target's `sample` (`benchmarks.reference.equip` gives one to a target without).
     Without it only modes can be counted. What the target does not allow is None, as is a distance of draws that are not finite.
+    Floors know nothing of the draws but their number: a folder `kept` is where methods of one key and target share them.
     """
     out: dict[str, float | None] = dict.fromkeys(DISTANCES)
     if known_modes(target):
@@ -103,6 +110,7 @@ def distances(target: tj.Target, draws: tj.Samples, resampled: ArrayLike, key: K
     # on the host, where a slice of another length is no program to compile
     raw, resampled = np.asarray(draws.x), np.asarray(resampled)
     reference = None if sample is None else np.asarray(sample(key_reference, as_published(target, n)))
+    of = None if reference is None else f"{zlib.crc32(reference.tobytes()):08x}"  # tells keys and targets apart
     for name, metric in METRICS.items():
         if not metric.applies(target) or (reference is None and metric.needs_reference):
             continue
@@ -112,8 +120,21 @@ def distances(target: tj.Target, draws: tj.Samples, resampled: ArrayLike, key: K
             out[name + suffix] = metric.distance(target, x, against) if np.isfinite(x).all() else None
         if sample is not None:
             # one key for all metrics: the same pairs of sets, so that floors go with one another
-            out[name + "_floor"] = floor(key_floor, _of(metric, target), sample, m, min(pairs, metric.floor_pairs))
+            arguments = (key_floor, _of(metric, target), sample, m, min(pairs, metric.floor_pairs))
+            out[name + "_floor"] = floor(*arguments) if kept is None else _once(kept / f"{name}-{m}-{pairs}-{of}", arguments)
     return out
+
+
+def _once(file: Path, arguments: tuple[Any, ...]) -> float:
+    """floor(*arguments), read from the file or written there: whole, whatever else is writing it."""
+    if file.is_file():
+        return float(json.loads(file.read_text()))
+    value = floor(*arguments)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(value))
+    part.replace(file)
+    return value
 
 
 def _of(metric: Metric, target: tj.Target) -> Callable[[ArrayLike, ArrayLike], float]:
