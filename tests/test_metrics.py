@@ -232,7 +232,7 @@ def test_each_metric_applies_where_the_target_has_what_it_needs():
 
 
 def test_floors_are_shared_by_methods_of_one_key_target_and_number_of_draws(tmp_path, monkeypatch):
-    """With a folder every figure is what it is without one, and floors are computed anew for another key, n, pairs or target."""
+    """With a folder figures are what they are without one; another key, n, number of pairs or target has floors of its own."""
     computed, whole = [], table.floor
 
     def floor(*arguments):
