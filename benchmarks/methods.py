@@ -91,6 +91,7 @@ def classical(baseline: Callable[..., Outcome]) -> Method:
     """A baseline with a number of evaluations, or with as many as take `seconds`, to a fifth.
 
     A short run is mostly overhead, and a long one may leave the cache: evaluations change by what a run took until it fits.
+    All runs start where the first one's pilot ended.
     """
 
     def run(
@@ -109,10 +110,10 @@ def classical(baseline: Callable[..., Outcome]) -> Method:
             if abs(1 / share - 1) <= SECONDS_OFF:
                 break
             evaluations = int(evaluations * share)
-            outcome = baseline(key, target, evaluations=evaluations, **arguments)
+            outcome = baseline(key, target, evaluations=evaluations, begun=outcome.begun, **arguments)
         return outcome
 
-    left_out = ("evaluations", "num_draws")
+    left_out = ("evaluations", "num_draws", "begun")
     return Method(run, lambda budget: {"evaluations": budget.evaluations}, _defaults(baseline, left_out), timed=True)
 
 

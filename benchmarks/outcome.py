@@ -15,7 +15,8 @@ class Outcome(NamedTuple):
     """draw(key, n) -> Samples of at most n draws; log_z (None: the method has none); costs: entries of the result line.
 
     sampler: of a learned method, whose paths carry weights. A classical method's draws are made already: equally weighted for
-    chains, weighted for particles. diagnostics: what the method says of itself (acceptance, r-hat).
+    chains, weighted for particles. diagnostics: what the method says of itself (acceptance, r-hat). begun: where a classical
+    method started, for a longer run of it.
     """
 
     draw: Callable[[Key, int], tj.Samples]
@@ -23,6 +24,7 @@ class Outcome(NamedTuple):
     log_z: Estimate | None = None
     sampler: tj.Sampler | None = None
     diagnostics: dict[str, float] | None = None
+    begun: Any = None
 
 
 def kept(samples: tj.Samples) -> Callable[[Key, int], tj.Samples]:

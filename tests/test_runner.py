@@ -70,9 +70,11 @@ def test_a_classical_budget_is_what_the_default_spends_after_the_pilot(budget):
 def test_equal_seconds_are_as_many_evaluations_as_take_them(took, expected):
     asked = []
 
-    def baseline(key, target, *, evaluations, num_draws):
+    def baseline(key, target, *, evaluations, num_draws, begun=None):
+        assert begun == ("where the first run began" if asked else None)
         asked.append(evaluations)
-        return Outcome(kept(tj.Samples(jnp.zeros((2, 1)), jnp.zeros(2))), {"sample_seconds": took(evaluations)})
+        samples = tj.Samples(jnp.zeros((2, 1)), jnp.zeros(2))
+        return Outcome(kept(samples), {"sample_seconds": took(evaluations)}, begun="where the first run began")
 
     run = methods.classical(baseline).run
     run(jax.random.key(0), None, num_draws=2, progress=False, evaluations=1000)

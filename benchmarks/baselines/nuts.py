@@ -13,14 +13,23 @@ from blackjax.adaptation.base import get_filter_adapt_info_fn
 from jax import Array
 
 import tiltjax as tj
-from benchmarks.baselines.start import start
+from benchmarks.baselines.start import Start, start
 from benchmarks.outcome import Outcome, kept, timed
 from tiltjax.types import Key
 
 LEAPS = 32  # of a transition, as the warm-up is foreseen
 
 
-def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chains: int = 8, warm_up: int = 300) -> Outcome:
+def nuts(
+    key: Key,
+    target: tj.Target,
+    *,
+    evaluations: int,
+    num_draws: int,
+    chains: int = 8,
+    warm_up: int = 300,
+    begun: Start | None = None,
+) -> Outcome:
     """Chains from over-dispersed normal draws in the pilot's units; each adapts its own step size and masses.
 
     `evaluations` are of density and gradient, after the pilot: leapfrog steps of the warm-up and of what is kept. The warm-up
@@ -29,7 +38,7 @@ def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chain
     When not to use it: modes that are far apart (a chain stays in its own).
     """
     key_start, key_draw, key_warm, key_run = jax.random.split(key, 4)
-    begun = start(key_start, target)
+    begun = begun or start(key_start, target)
     warm_up = max(50, min(warm_up, evaluations // (6 * chains * LEAPS)))
     warm = blackjax.window_adaptation(
         blackjax.nuts, begun.log_density, adaptation_info_fn=get_filter_adapt_info_fn(info_keys={"num_integration_steps"})
@@ -83,4 +92,4 @@ def nuts(key: Key, target: tj.Target, *, evaluations: int, num_draws: int, chain
         "r_hat": float(jnp.max(blackjax.diagnostics.potential_scale_reduction(draws))) if chains > 1 else math.nan,
     }
     x = jax.jit(jax.vmap(begun.decode))(draws.swapaxes(0, 1).reshape(-1, begun.dim))
-    return Outcome(kept(tj.Samples(x, jnp.zeros(len(x), x.dtype))), costs, diagnostics=found)
+    return Outcome(kept(tj.Samples(x, jnp.zeros(len(x), x.dtype))), costs, diagnostics=found, begun=begun)

@@ -36,6 +36,7 @@ def parallel_tempering(
     leapfrog: int = 5,
     ladders: int = 16,
     burn_in: float = 0.2,
+    begun: Start | None = None,
 ) -> Outcome:
     """Independent ladders on the temperatures that a scout found, started from the scout's particles.
 
@@ -46,7 +47,7 @@ def parallel_tempering(
     Raises ValueError when the scout leaves no budget for ten sweeps.
     """
     key_start, key_scout, key_pick, key_run = jax.random.split(key, 4)
-    begun = start(key_start, target)
+    begun = begun or start(key_start, target)
     num_scouts = max(64, min(1024, evaluations // (5 * 60 * (2 * leapfrog + 4))))
     ladder = scout(key_scout, begun, keep=keep, num_particles=num_scouts, leapfrog=leapfrog)
     rungs = len(ladder.temperatures)
@@ -86,7 +87,8 @@ def parallel_tempering(
         "least_swapped": float(jnp.min(jnp.mean(sums.swapped, axis=0))) * 2 / (num_kept * stride),
     }
     samples = tj.Samples(x, jnp.zeros(len(x), x.dtype))
-    return Outcome(kept(samples), costs, stepping_stones(sums.log_stones - jnp.log(num_kept * stride)), diagnostics=found)
+    log_z = stepping_stones(sums.log_stones - jnp.log(num_kept * stride))
+    return Outcome(kept(samples), costs, log_z, diagnostics=found, begun=begun)
 
 
 def chains(

@@ -30,6 +30,7 @@ def smc(
     keep: float = 0.9,
     leapfrog: int = 5,
     islands: int = 8,
+    begun: Start | None = None,
 ) -> Outcome:
     """Islands of particles through the temperatures that a scout found (a fifth of the budget).
 
@@ -39,7 +40,7 @@ def smc(
     Raises ValueError when the scout leaves no budget.
     """
     key_start, key_scout, key_run = jax.random.split(key, 3)
-    begun = start(key_start, target)
+    begun = begun or start(key_start, target)
     num_scouts = max(64, min(1024, evaluations // (5 * 60 * (2 * leapfrog + 4))))
     ladder = scout(key_scout, begun, keep=keep, num_particles=num_scouts, leapfrog=leapfrog)
     left = evaluations - 2 * ladder.calls - ladder.energies
@@ -73,7 +74,7 @@ def smc(
         "moves": num_moves,
         "acceptance": float(jnp.mean(acceptance)),
     }
-    return Outcome(kept(_mixed(samples, islands)), costs, tj.diagnostics.log_z(log_z), diagnostics=found)
+    return Outcome(kept(_mixed(samples, islands)), costs, tj.diagnostics.log_z(log_z), diagnostics=found, begun=begun)
 
 
 def island(key: Key, begun: Start, ladder: Ladder, n: int, num_moves: int, leapfrog: int) -> tuple[Array, Array, Array, Array]:
