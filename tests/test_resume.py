@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from resumable import ROUNDS, go, saved, trainer
 
-from tiltjax import run
+from tiltjax import checkpoints, run
 
 PROGRAM = pathlib.Path(__file__).with_name("resumable.py")
 
@@ -80,12 +80,20 @@ def test_a_finished_run_is_returned_and_another_is_refused(tmp_path, unbroken):
 
 
 @pytest.mark.float32
-def test_goes_on_in_float32(tmp_path):
+def test_goes_on_in_float32(tmp_path, monkeypatch):
+    spent, save = [], checkpoints.Store.save
+
+    def watched(store, state, history, seconds):
+        spent.append(seconds)
+        save(store, state, history, seconds)
+
+    monkeypatch.setattr(checkpoints.Store, "save", watched)
     whole = go(tmp_path / "a", rounds=4)
     shutil.rmtree(tmp_path / "a" / "4")
     assert saved(tmp_path / "a") == [3]  # two are kept
     again = go(tmp_path / "a", rounds=4)
     assert again.compile_seconds > whole.compile_seconds  # both runs compiled
+    assert len(spent) == 5 and again.train_seconds > spent[2][1]  # three rounds of the first, one of its own
     same(again.state, whole.state)
     same(again.history, whole.history)
 

@@ -277,11 +277,15 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
         raise FloatingPointError("nothing finite")
 
     monkeypatch.setitem(methods.METHODS, "log_variance", methods.METHODS["log_variance"]._replace(run=run))
+    monkeypatch.setattr(runner, "revision", lambda: "0123456789ab")
     todo = sweep.jobs("gmm40", "log_variance", "smoke", [0, 1])
+    trained = runner.checkpoint_of(todo[:1], runner.cache_of(tmp_path))
+    trained.mkdir(parents=True)
     sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores, out: [runner.attempt(job) for job in jobs])
     sweep.run(todo, tmp_path, QUIET, perform=lambda jobs, cores, out: pytest.fail("it is there already"))
     lines = lines_of(tmp_path)
     assert [line["error"] for line in lines] == ["FloatingPointError: nothing finite"] * 2
+    assert trained.is_dir()  # judging may have failed, not training
     assert all(set(line) == set(runner.KEYS) and line["ess"] is None for line in lines)
     report.write(tmp_path, QUIET)
     for file in ("report.md", "report.html"):
