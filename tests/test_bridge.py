@@ -373,6 +373,7 @@ def test_stages_lead_to_the_gaussian():
     assert sampler.report.energy_evaluations == 4 * (6 * 256 + 512)
 
 
+@pytest.mark.slow
 def test_stages_lead_to_both_modes():
     """Mean, variance and the share of the modes; weights correct the rest: log Z, and 1 / w from exact draws."""
     problem = problems.sampling(TWO_MODES, base(), resolution=0.25)

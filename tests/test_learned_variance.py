@@ -186,8 +186,8 @@ def test_seeds_in_one_program_have_a_variance_each():
     keys = jax.random.split(jax.random.key(3), 2)
     small = {**SMALL, "loss": losses.learned_variance, "replay": REPLAY, "num_updates": 30}
     together = tj.fit_seeds(keys, problem, **small)
-    for key, sampler in zip(keys, together, strict=True):
-        alone = tj.fit(key, problem, **small)
-        np.testing.assert_allclose(sampler.record["ratio"], alone.record["ratio"], rtol=1e-6)
-        drawn = [s.sample(jax.random.key(4), 20, num_steps=5).log_weight for s in (sampler, alone)]
-        np.testing.assert_allclose(*drawn, rtol=1e-5, atol=1e-6)
+    alone = tj.fit(keys[1], problem, **small)
+    np.testing.assert_allclose(together[1].record["ratio"], alone.record["ratio"], rtol=1e-6)
+    drawn = [s.sample(jax.random.key(4), 20, num_steps=5).log_weight for s in (*together, alone)]
+    np.testing.assert_allclose(*drawn[1:], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(drawn[0], drawn[1]) and together[0].record["ratio"] != together[1].record["ratio"]

@@ -291,6 +291,7 @@ SMALL = functools.partial(
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_fit_of_three_particles(tmp_path):
     """log Z against a quadrature over the shapes of a triangle, draws centred, the base invariant, loading as saved."""
     target = targets.double_well(3, 2)
