@@ -26,9 +26,9 @@ MOST_RUNS = 4
 
 
 class Method(NamedTuple):
-    """run(key, target, num_draws=, progress=, checkpoint=, **arguments) -> Outcome; its arguments(budget), its defaults for the
-    record. checkpoint: a directory or None, for what takes long enough to be killed.
+    """run(key, target, num_draws=, progress=, **arguments) -> Outcome; its arguments(budget), its defaults for the record.
 
+    checkpoint=, a directory or None, is for what takes long enough to be killed: the classical ones leave it alone.
     together: the same for keys (S,), a list of outcomes, where the method has one program for several seeds.
     """
 

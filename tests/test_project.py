@@ -43,6 +43,7 @@ ROOMS = [
     "checkpoints",
     "run",
     "sampling",
+    "checks",
     "diagnostics",
     "exact",
     "integrations",

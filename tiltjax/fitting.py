@@ -1,8 +1,6 @@
 """`fit`: from a density to a sampler, with defaults that need no tuning; `load`: back from disk."""
 
-import functools
 import inspect
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from tiltjax import checkpoints, losses, networks, particles, paths, pilot, problems, processes, run, sampling, train
+from tiltjax import checkpoints, checks, losses, networks, particles, paths, pilot, problems, processes, run, sampling, train
 from tiltjax.coordinates import Coordinates
 from tiltjax.types import GaussianPath, Key, Network, Objective, Problem, Replay, Target, is_key
 
@@ -60,7 +58,7 @@ def fit(
     Raises ValueError or TypeError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
-    _check_key(key)
+    checks.check_key(key)
     return _fit(
         key,
         problem,
@@ -93,7 +91,7 @@ def fit_seeds(keys: Key, problem: Target | Problem, **arguments: Any) -> list[sa
     Raises what `fit` raises, FloatingPointError as soon as one seed finds nothing finite to learn from.
     """
     if not is_key(keys) or keys.ndim != 1 or not keys.size:
-        got = f"shape {keys.shape}" if is_key(keys) else _name(keys)
+        got = f"shape {keys.shape}" if is_key(keys) else checks.type_name(keys)
         raise TypeError(f"keys must be typed PRNG keys of shape (S,), jax.random.split(key, S); got {got}.")
     given = inspect.signature(fit).bind(keys[0], problem, **arguments)
     given.apply_defaults()
@@ -122,11 +120,11 @@ def _fit(
     progress: bool,
 ) -> list[sampling.Sampler]:
     """A sampler for each key: of shape () for one, (S,) for S in one program."""
-    _check(num_updates, num_steps, sampling_steps, learning_rate)
+    checks.check_counts(num_updates, num_steps, sampling_steps, learning_rate)
     if not isinstance(problem, Problem):
         problems.check_target(problem)
     network = default_network(problem) if network is None else network
-    _check_recipes(loss, network, optimizer)
+    checks.check_recipes(loss, network, optimizer)
     split = jax.vmap(jax.random.split)(jnp.atleast_1d(key))
     key_pilot, key_train = split[0, 0], split[:, 1].reshape(key.shape)
     began = time.perf_counter()
@@ -149,16 +147,16 @@ def _fit(
     record = _record(problem, found, network)
     settings = (
         record,
-        _probe(problem),
-        _told(network),
-        _told(loss),
+        checks.probe(problem),
+        checks.told(network),
+        checks.told(loss),
         objective.gradient_evaluations,
         num_updates,
         num_steps,
         learning_rate,
         average,
         max_norm,
-        "" if isinstance(optimizer, optax.GradientTransformation) else _told(optimizer),
+        "" if isinstance(optimizer, optax.GradientTransformation) else checks.told(optimizer),
     )
     done = run.run(
         train.together(trainer) if key.ndim else trainer,
@@ -167,7 +165,7 @@ def _fit(
         chunk=chunk,
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
-        fingerprint=f"{settings} {replay._replace(weighting=None)} {_name_of(replay.weighting)}",
+        fingerprint=f"{settings} {replay._replace(weighting=None)} {checks.name_of(replay.weighting)}",
         progress=progress,
         updates=replay.gradient_steps,
     )
@@ -225,7 +223,7 @@ def load(
     network = default_network(problem) if network is None else network
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
-    params = checkpoints.load_arrays(directory, shapes, _same_network(record.get("network", ""), network))
+    params = checkpoints.load_arrays(directory, shapes, checks.same_network(record.get("network", ""), network))
     if grid is None:
         grid = sampling.refined_grid(record["grid"]) if "grid" in record else default_grid(problem)
     return sampling.sampler(problem, net, params, grid, num_steps=record["num_steps"], record=record)
@@ -267,7 +265,7 @@ def prepared(
     base_scale: float = BASE_SCALE,
 ) -> tuple[Problem, int]:
     """What `prepare` gives, and how many gradients of the density the pilot took."""
-    _check_key(key)
+    checks.check_key(key)
     problem, found, evaluations = _prepare(key, target, location, scale)
     coordinates = _recorded(found)
     coordinates = coordinates._replace(scale=base_scale * coordinates.scale)
@@ -316,39 +314,9 @@ def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, 
         "format": 1,
         "shape": list(problems.user_shape(problem)),
         "resolution": problem.resolution,
-        "network": _name_of(network),
+        "network": checks.name_of(network),
         **found,
     }
-
-
-def _name_of(function: Any) -> str:
-    """That of the function within a functools.partial too."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _told(function: Any) -> str:
-    """Its name, with the plain arguments of a functools.partial, and its functions by their names."""
-    plain = int | float | str | type
-    arguments = getattr(function, "keywords", {}).items()
-    given = {name: value for name, value in arguments if isinstance(value, plain)}
-    given |= {name: _told(value) for name, value in arguments if inspect.isroutine(value) or hasattr(value, "func")}
-    return f"{_name_of(function)} {given or ''}"
-
-
-def _same_network(saved: str, network: Any) -> str:
-    """What `load` was given beside what it needs, where both have a name."""
-    got, anonymous = _name_of(network), ("", "Network", "partial", "<lambda>")
-    if got == saved or got in anonymous or saved in anonymous:
-        return "Pass load the network that the sampler was fitted with, of the same width and depth."
-    return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
-
-
-def _probe(problem: Problem) -> list[float]:
-    """The reward at two fixed points: two problems of one shape hardly ever agree there."""
-    shape = problem.process.shape
-    return [float(problem.reward(jnp.full(shape, value, jax.dtypes.canonicalize_dtype(float)))) for value in (0.1, -0.7)]
 
 
 def _report(
@@ -376,37 +344,5 @@ def _report(
     )
 
 
-def _check_key(key: Any) -> None:
-    if not is_key(key):
-        raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {_name(key)}. It comes first: fit(key, target).")
-    if key.ndim:
-        raise TypeError(f"key must be ONE key; got keys of shape {key.shape}. Several fits at once: fit_seeds(keys, target).")
-
-
-def _check(num_updates: int, num_steps: int, sampling_steps: int, learning_rate: float | None) -> None:
-    for name, value in (("num_updates", num_updates), ("num_steps", num_steps), ("sampling_steps", sampling_steps)):
-        sampling.positive_int(name, value)
-    if learning_rate is not None and not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
-
-
-def _name(key: Any) -> str:
-    raw = getattr(key, "dtype", None) == jnp.uint32
-    return "an old-style jax.random.PRNGKey" if raw else type(key).__name__
-
-
 def _made(optimizer: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
     return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(schedule)
-
-
-def _check_recipes(loss: Any, network: Any, optimizer: Any) -> None:
-    if not callable(loss):
-        raise TypeError(f"loss must be a constructor, losses.minimum_variance say; got {type(loss).__name__} {loss!r}.")
-    if not isinstance(network, Network) and not callable(network):
-        raise TypeError(
-            f"network must be a constructor (networks.mlp, say) or a types.Network(init, apply); got {type(network).__name__}."
-        )
-    if not isinstance(optimizer, optax.GradientTransformation) and not callable(optimizer):
-        raise TypeError(
-            f"optimizer must be a constructor, optax.adam say, or what one made, optax.adam(1e-3); got {_name(optimizer)}."
-        )
