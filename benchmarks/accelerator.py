@@ -24,7 +24,7 @@ def arguments(target: tj.Target, *, loss: Loss, precision: str = "f32", batch: i
     """
     changed = {"loss": loss, **given}
     if precision == "bf16":
-        network: Callable[..., Network] = given.get("network") or tj.fitting.default_network(target)
+        network: Callable[..., Network] = given.get("network") or tj.preparing.default_network(target)
         changed["network"] = functools.partial(network, dtype=jnp.bfloat16)
     if batch > 1:
         changed["loss"] = functools.partial(_in_larger_rounds, loss, batch)

@@ -131,7 +131,7 @@ def train(
     capacity = max(recipe.replay.capacity // method.shorter, recipe.replay.num_particles)
     replay = recipe.replay._replace(batch_size=method.batch_size, capacity=capacity)
     loss = method.loss if recipe.rule is None else staged(method.loss, recipe.rule)
-    network, grid = tj.networks.mlp(problem), tj.fitting.default_grid(problem)
+    network, grid = tj.networks.mlp(problem), tj.preparing.default_grid(problem)
     objective = loss(problem, network, grid(60), replay=replay)
     made = tj.train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, updates)))
     made = made if recipe.rule is None else advancing(made)

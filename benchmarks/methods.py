@@ -59,12 +59,13 @@ def learned_drift(loss: Callable[..., tj.Objective], network: Callable[..., tj.N
     def run(key: Key, target: tj.Target, *, num_draws: int, **arguments: Any) -> Outcome:
         key_pilot, key_fit = jax.random.split(key)
         began = time.perf_counter()
-        problem, evaluations = tj.fitting.prepared(key_pilot, target, path=tj.paths.trigonometric())
+        target, found = tj.preparing.piloted(key_pilot, target)
         seconds = time.perf_counter() - began
+        problem = tj.preparing.on_unit_base(target, found, tj.paths.trigonometric())
         annealed = tj.problems.annealed(problem, tj.annealing.scaled(problem.reward, jnp.square))
         outcome = of_sampler(tj.fit(key_fit, annealed, **accelerator.arguments(target, **arguments)))
         outcome.costs["pilot_seconds"] = seconds
-        outcome.costs["gradient_evaluations"] += evaluations
+        outcome.costs["gradient_evaluations"] += found.gradient_evaluations
         return outcome
 
     given = {"loss": loss, "network": network}

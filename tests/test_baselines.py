@@ -14,7 +14,7 @@ from benchmarks.baselines import ladder as ladders
 from benchmarks.baselines import parallel_tempering as tempering  # the function; its module is below
 from benchmarks.baselines.smc import island
 from benchmarks.baselines.start import Start, start
-from tiltjax.fitting import BASE_SCALE
+from tiltjax.preparing import BASE_SCALE
 
 replica_exchange = importlib.import_module("benchmarks.baselines.parallel_tempering")
 LOG_Z = 1.3

@@ -274,8 +274,8 @@ def test_egnn_refuses_particles_that_are_told_apart():
         networks.egnn(particle_problem(harmonic_cluster(ring(5), 2)))
     with pytest.raises(ValueError, match=r"shape \(6,\)"):
         networks.egnn(problems.tilt(processes.gaussian(paths.linear(), (6,)), lambda x: -jnp.sum(x**2)))
-    assert tj.fitting.default_network(targets.double_well()) is networks.egnn
-    assert tj.fitting.default_network(particle_problem(targets.double_well())) is networks.egnn
+    assert tj.preparing.default_network(targets.double_well()) is networks.egnn
+    assert tj.preparing.default_network(particle_problem(targets.double_well())) is networks.egnn
 
 
 # ------------------------------------------------------------------------------------------------- a fit

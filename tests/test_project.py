@@ -47,6 +47,7 @@ ROOMS = [
     "diagnostics",
     "exact",
     "integrations",
+    "preparing",
     "fitting",
     "bridging",
 ]

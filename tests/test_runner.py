@@ -4,6 +4,7 @@ import base64
 import functools
 import inspect
 import json
+import math
 import os
 import re
 
@@ -228,13 +229,13 @@ def test_fit_gets_the_loss_of_the_method_with_what_the_case_and_the_chip_change(
         got.update(inspect.signature(real).bind(*keys_and_target, **arguments).arguments)
         raise FloatingPointError("far enough")
 
-    def prepared(key, target, path):
-        process = tj.processes.gaussian(path, target.shape)
-        return tj.problems.sampling(target, process), 0
+    def piloted(key, target):
+        flat = jnp.zeros(math.prod(target.shape))
+        return target, tj.pilot.Pilot(tj.coordinates.Coordinates(flat, flat + 1), 1e-3, flat[None], 0)
 
     real = tj.fit
     monkeypatch.setattr(tj, "fit", fit)
-    monkeypatch.setattr(tj.fitting, "prepared", prepared)  # the pilot has tests of its own
+    monkeypatch.setattr(tj.preparing, "piloted", piloted)  # the pilot has tests of its own
     job = sweep.jobs(case, method, "quick", [0], chip)[-1]
     assert runner.attempt(job)["error"] == "FloatingPointError: far enough"
     changed = cases.overrides(case, method) if job.tuned else {}
@@ -254,9 +255,9 @@ def test_a_loss_of_annealed_problems_runs_as_a_row(monkeypatch):
     assert line["error"] is None and abs(line["log_z_error"]) < 5 * line["log_z_stderr"]
     assert line["elbo"] < line["log_z"] < line["eubo"] and 0 < line["ess"] <= 1
     key_pilot = jax.random.split(jax.random.split(jax.random.key(0))[0])[0]
-    _, of_pilot = tj.fitting.prepared(key_pilot, target, path=tj.paths.trigonometric())
+    _, found = tj.preparing.piloted(key_pilot, target)
     walkers, steps = 512 + 2048, 10  # a round's, and those that fill the buffer
-    assert line["gradient_evaluations"] == of_pilot + walkers * (3 * steps + 2) and line["pilot_seconds"] > 0
+    assert line["gradient_evaluations"] == found.gradient_evaluations + walkers * (3 * steps + 2) and line["pilot_seconds"] > 0
 
 
 def test_the_share_of_a_chips_peak():

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import tiltjax as tj
-from tiltjax import fitting, run, train
+from tiltjax import preparing, run, train
 from tiltjax.types import Batch, Learned, Network, Objective, Replay
 
 NETWORK = functools.partial(tj.networks.mlp, width=16, depth=1)
@@ -52,7 +52,7 @@ def test_the_pilot_of_a_target_is_that_of_the_first_key(monkeypatch):
         found.append(jax.random.key_data(key))
         raise StopIteration
 
-    monkeypatch.setattr(fitting, "_prepare", pilot)
+    monkeypatch.setattr(preparing, "piloted", pilot)
     for call in (lambda: tj.fit(KEYS[0], tj.targets.gaussian()), lambda: tj.fit_seeds(KEYS, tj.targets.gaussian())):
         with pytest.raises(StopIteration):
             call()

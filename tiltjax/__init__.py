@@ -28,7 +28,8 @@ from tiltjax import (
     weights,
 )
 from tiltjax.bridging import fit_bridge
-from tiltjax.fitting import fit, fit_seeds, load, prepare
+from tiltjax.fitting import fit, fit_seeds, load
+from tiltjax.preparing import prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
 

@@ -10,8 +10,8 @@ import optax
 from jax import Array
 
 from tiltjax import networks, processes, run, sampling, sde, train, weights
-from tiltjax.fitting import default_grid
 from tiltjax.losses import bridge
+from tiltjax.preparing import default_grid
 from tiltjax.types import Key, Learned, Metrics, Network, Objective, Params, Problem, Process, Replay, Samples, is_key
 
 MEMORYLESS = 1e-3  # the part of Var X_1 that X_0 explains, below which the tilt is the bridge

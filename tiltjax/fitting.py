@@ -8,15 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
-from tiltjax import checkpoints, checks, losses, networks, particles, paths, pilot, problems, processes, run, sampling, train
+from tiltjax import checkpoints, checks, losses, pilot, preparing, problems, run, sampling, train
 from tiltjax.coordinates import Coordinates
-from tiltjax.types import GaussianPath, Key, Network, Objective, Problem, Replay, Target, is_key
+from tiltjax.types import Key, Network, Objective, Problem, Replay, Target, is_key
 
-BASE_SCALE = 1.3
 CHUNK_UPDATES = 100
 
 
@@ -123,19 +121,20 @@ def _fit(
     checks.check_counts(num_updates, num_steps, sampling_steps, learning_rate)
     if not isinstance(problem, Problem):
         problems.check_target(problem)
-    network = default_network(problem) if network is None else network
+    network = preparing.default_network(problem) if network is None else network
     checks.check_recipes(loss, network, optimizer)
     split = jax.vmap(jax.random.split)(jnp.atleast_1d(key))
     key_pilot, key_train = split[0, 0], split[:, 1].reshape(key.shape)
     began = time.perf_counter()
     with run.stage(progress, "pilot: where the target is, and how wide"):
-        problem, found, evaluations = (
-            (problem, {}, 0) if isinstance(problem, Problem) else _prepare(key_pilot, problem, location, scale)
-        )
+        found = None
+        if isinstance(problem, Target):
+            target, found = preparing.piloted(key_pilot, problem, location, scale)
+            problem = preparing.whitened(target, found.coordinates, found.resolution)
     pilot_seconds = time.perf_counter() - began
 
     net = network if isinstance(network, Network) else network(problem)
-    times_of = grid or default_grid(problem)
+    times_of = grid or preparing.default_grid(problem)
     objective = loss(problem, net, times_of(num_steps))
     replay = objective.replay if replay is None else replay
     learning_rate = objective.learning_rate if learning_rate is None else learning_rate
@@ -170,6 +169,7 @@ def _fit(
         updates=replay.gradient_steps,
     )
     learned = done.state.average
+    evaluations = 0 if found is None else found.gradient_evaluations
     report = _report(done, objective, net, replay, num_rounds, num_steps, evaluations, pilot_seconds)
 
     def sampler_of(ratio: Array | None) -> sampling.Sampler:
@@ -217,106 +217,33 @@ def load(
     if isinstance(problem, Target):
         if "location" not in record:
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
-        problem = _whitened(problem, _recorded(record), record["resolution"])
+        problem = preparing.whitened(problem, _recorded(record), record["resolution"])
     if "ratio" in record:
         problem = problems.narrowed(problem, jnp.asarray(record["ratio"]))
-    network = default_network(problem) if network is None else network
+    network = preparing.default_network(problem) if network is None else network
     net = network if isinstance(network, Network) else network(problem)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
     params = checkpoints.load_arrays(directory, shapes, checks.same_network(record.get("network", ""), network))
     if grid is None:
-        grid = sampling.refined_grid(record["grid"]) if "grid" in record else default_grid(problem)
+        grid = sampling.refined_grid(record["grid"]) if "grid" in record else preparing.default_grid(problem)
     return sampling.sampler(problem, net, params, grid, num_steps=record["num_steps"], record=record)
 
 
-def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
-    """A control in the coordinates of the noising kernel, equivariant for particles; a plain drift for an annealed problem."""
-    if isinstance(problem, Problem) and problem.anneal is not None:
-        return networks.drift
-    centred = problems.is_centred(problem) if isinstance(problem, Problem) else problem.centred
-    return networks.egnn if centred else networks.mlp
-
-
-def prepare(
-    key: Key,
-    target: Target,
-    *,
-    path: GaussianPath | None = None,
-    location: Array | float = 0.0,
-    scale: float = 1.0,
-    base_scale: float = BASE_SCALE,
-) -> Problem:
-    """A target as a problem in natural units: the pilot's coordinates, then a base N(0, I) on `path` (default linear).
-
-    It is the tilt that `fit` trains on, for a start of one's own: several losses on one problem, SMC without training. For
-    `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
-    deviation in units of the target's; the coordinates hold it.
-    """
-    return prepared(key, target, path=path, location=location, scale=scale, base_scale=base_scale)[0]
-
-
-def prepared(
-    key: Key,
-    target: Target,
-    *,
-    path: GaussianPath | None = None,
-    location: Array | float = 0.0,
-    scale: float = 1.0,
-    base_scale: float = BASE_SCALE,
-) -> tuple[Problem, int]:
-    """What `prepare` gives, and how many gradients of the density the pilot took."""
-    checks.check_key(key)
-    problem, found, evaluations = _prepare(key, target, location, scale)
-    coordinates = _recorded(found)
-    coordinates = coordinates._replace(scale=base_scale * coordinates.scale)
-    process = processes.gaussian(paths.linear() if path is None else path, particles.free(target).shape, 1.0)
-    resolution = found["resolution"] / base_scale**2
-    return problems.sampling(problem.target or target, process, resolution=resolution, coordinates=coordinates), evaluations
-
-
-def default_grid(problem: Problem) -> Callable[[int], Array]:
-    """Uniform in log-SNR down to the problem's resolution; uniform in t for an annealed problem."""
-    if problem.anneal is not None:
-        return paths.uniform
-    return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
-
-
-def _prepare(key: Key, target: Any, location: Array | float, scale: float) -> tuple[Problem, dict[str, Any], int]:
-    problems.check_target(target)
-    problems.check_scalar(target.log_density, target.shape, "log_density")
-    target = target._replace(log_density=problems.traced_once(target.log_density))
-    free = particles.free(target)
-    if target.centred:
-        if np.any(np.asarray(location) != 0):
-            raise ValueError(
-                f"a centred target is around 0, where its draws have their centre; got location={location}. Leave it out."
-            )
-        found = pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
-    else:
-        found = pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
-    parts = {name: part.tolist() for name, part in found.coordinates._asdict().items() if part is not None}
-    record = {**parts, "resolution": found.resolution}
-    return _whitened(target, found.coordinates, found.resolution), record, found.gradient_evaluations
-
-
-def _recorded(record: dict[str, Any]) -> Coordinates:
-    """The pilot's coordinates, from a record."""
-    return Coordinates(**{name: jnp.asarray(record[name]) for name in Coordinates._fields if name in record})
-
-
-def _whitened(target: Target, coordinates: Coordinates, resolution: float) -> Problem:
-    process = processes.gaussian(paths.linear(), particles.free(target).shape, BASE_SCALE)
-    return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
-
-
-def _record(problem: Problem, found: dict[str, Any], network: Any) -> dict[str, Any]:
+def _record(problem: Problem, found: pilot.Pilot | None, network: Any) -> dict[str, Any]:
+    """What `load` reads: of a target, the pilot's coordinates too."""
+    coordinates = {} if found is None else found.coordinates._asdict()
     return {
         "format": 1,
         "shape": list(problems.user_shape(problem)),
         "resolution": problem.resolution,
         "network": checks.name_of(network),
-        **found,
+        **{name: part.tolist() for name, part in coordinates.items() if part is not None},
     }
+
+
+def _recorded(record: dict[str, Any]) -> Coordinates:
+    """The pilot's coordinates, from a record."""
+    return Coordinates(**{name: jnp.asarray(record[name]) for name in Coordinates._fields if name in record})
 
 
 def _report(

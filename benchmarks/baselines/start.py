@@ -11,7 +11,7 @@ from jax import Array
 
 import tiltjax as tj
 from tiltjax import particles, pilot
-from tiltjax.fitting import BASE_SCALE
+from tiltjax.preparing import BASE_SCALE
 from tiltjax.types import Key
 
 UNREACHABLE = -1e30

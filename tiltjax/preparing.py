@@ -1,0 +1,74 @@
+"""A target as a problem in its natural units, which the pilot finds; and the defaults that go by the problem."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jax import Array
+
+from tiltjax import checks, networks, particles, paths, pilot, problems, processes
+from tiltjax.coordinates import Coordinates
+from tiltjax.types import GaussianPath, Key, Network, Problem, Target
+
+BASE_SCALE = 1.3
+
+
+def prepare(
+    key: Key,
+    target: Target,
+    *,
+    path: GaussianPath | None = None,
+    location: Array | float = 0.0,
+    scale: float = 1.0,
+    base_scale: float = BASE_SCALE,
+) -> Problem:
+    """A target as a problem in natural units: the pilot's coordinates, then a base N(0, I) on `path` (default linear).
+
+    It is the tilt that `fit` trains on, for a start of one's own: several losses on one problem, SMC without training. For
+    `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
+    deviation in units of the target's; the coordinates hold it.
+    """
+    checks.check_key(key)
+    return on_unit_base(*piloted(key, target, location, scale), path, base_scale)
+
+
+def piloted(key: Key, target: Target, location: Array | float = 0.0, scale: float = 1.0) -> tuple[Target, pilot.Pilot]:
+    """The target, its density traced but once from here on, and what the pilot found of it."""
+    problems.check_target(target)
+    problems.check_scalar(target.log_density, target.shape, "log_density")
+    target = target._replace(log_density=problems.traced_once(target.log_density))
+    free = particles.free(target)
+    if not target.centred:
+        return target, pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
+    if np.any(np.asarray(location) != 0):
+        raise ValueError(
+            f"a centred target is around 0, where its draws have their centre; got location={location}. Leave it out."
+        )
+    return target, pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
+
+
+def whitened(target: Target, coordinates: Coordinates, resolution: float) -> Problem:
+    """In the pilot's coordinates, with the base N(0, BASE_SCALE^2 I) at rest on the linear path."""
+    process = processes.gaussian(paths.linear(), particles.free(target).shape, BASE_SCALE)
+    return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
+
+
+def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath | None, base_scale: float = BASE_SCALE) -> Problem:
+    """In coordinates in which the base, base_scale of the pilot's units, is N(0, I)."""
+    coordinates = found.coordinates._replace(scale=base_scale * found.coordinates.scale)
+    process = processes.gaussian(paths.linear() if path is None else path, particles.free(target).shape, 1.0)
+    return problems.sampling(target, process, resolution=found.resolution / base_scale**2, coordinates=coordinates)
+
+
+def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
+    """A control in the coordinates of the noising kernel, equivariant for particles; a plain drift for an annealed problem."""
+    if isinstance(problem, Problem) and problem.anneal is not None:
+        return networks.drift
+    centred = problems.is_centred(problem) if isinstance(problem, Problem) else problem.centred
+    return networks.egnn if centred else networks.mlp
+
+
+def default_grid(problem: Problem) -> Callable[[int], Array]:
+    """Uniform in log-SNR down to the problem's resolution; uniform in t for an annealed problem."""
+    if problem.anneal is not None:
+        return paths.uniform
+    return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
