@@ -64,6 +64,17 @@ def test_w2_agrees_with_an_assignment():
     assert metrics.w2(a, b) == pytest.approx(math.sqrt(cost[linear_sum_assignment(cost)].mean()), abs=1e-6)
 
 
+def test_the_plan_of_two_sets_is_solved_once_and_is_theirs(monkeypatch):
+    """By what the draws are: others of the same shapes have another."""
+    solved, solve = [], transport.exact_transport
+    monkeypatch.setattr(transport, "exact_transport", lambda *given: solved.append(given) or solve(*given))
+    a, b, c = normal(70, 40, 2), normal(71, 40, 2), normal(72, 40, 2)
+    for x in (b, c, np.concatenate([b[:20], b[:20]])):
+        metrics.sinkhorn(a, x)
+        assert metrics.w2(a, x) ** 2 == pytest.approx(solve(metrics.squared_distances(a, x)).value, abs=1e-10)
+    assert len(solved) == 3
+
+
 def slow_sinkhorn(a, b, epsilon):
     """The scaling form, which needs no logarithms at a large epsilon; the value is that of its plan."""
 
@@ -109,11 +120,12 @@ def test_sinkhorn_tends_to_exact_transport_and_is_zero_for_equal_sets():
 def test_the_two_bounds_of_the_entropic_value_hold():
     """The dual value after few sweeps is below the converged one, by less than the tolerance that stopped it."""
     cost, mass = transport.squared_distances(normal(0, 50, 2), normal(1, 50, 2)), np.full(50, 0.02)
+    plan = transport.exact_transport(cost)
     for epsilon in (1e-3, 3.0):
-        fine = transport.entropic_transport(cost, mass, mass, epsilon, 1e-8, 100_000) if epsilon > 1 else None
+        fine = transport.entropic_transport(cost, mass, mass, plan, epsilon, 1e-8, 100_000) if epsilon > 1 else None
         for tolerance in (1e-1, 1e-2, 1e-3):
-            value = transport.entropic_transport(cost, mass, mass, epsilon, tolerance, 100_000)
-            bound = transport.exact_transport(cost)[0] + epsilon * math.log(50)
+            value = transport.entropic_transport(cost, mass, mass, plan, epsilon, tolerance, 100_000)
+            bound = plan.value + epsilon * math.log(50)
             assert value <= bound + 1e-12
             assert fine is None or fine - tolerance <= value <= fine + 1e-9
 

@@ -24,7 +24,7 @@ def geometric_w2(a: ArrayLike, b: ArrayLike) -> float:
     On DW-4 and LJ-13 published values are the floor of this metric: rank samplers by energies and pair distances.
     Source: Klein, Krämer, Noé 2023, arXiv 2306.15030; protocol of Havens et al. 2025, arXiv 2504.11713.
     """
-    return float(np.sqrt(exact_transport(aligned_squared_distances(a, b))[0]))
+    return float(np.sqrt(exact_transport(aligned_squared_distances(a, b)).value))
 
 
 def aligned_squared_distances(a: ArrayLike, b: ArrayLike) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Exact and entropic transport between draws, squared Euclidean cost."""
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -10,10 +13,15 @@ def squared_distances(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """|a_i - b_j|^2, (n, m), of draws (n, *shape) and (m, *shape), in float64."""
     from scipy.spatial.distance import cdist
 
+    a, b = _of_one_shape(a, b)
+    return cdist(a.reshape(len(a), -1), b.reshape(len(b), -1), "sqeuclidean")
+
+
+def _of_one_shape(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape[1:] != b.shape[1:] or min(len(a), len(b)) == 0:
         raise ValueError(f"got draws of shapes {a.shape} and {b.shape}, expected (n, *shape) and (m, *shape) of one shape")
-    return cdist(a.reshape(len(a), -1), b.reshape(len(b), -1), "sqeuclidean")
+    return a, b
 
 
 def w2(a: ArrayLike, b: ArrayLike) -> float:
@@ -21,13 +29,22 @@ def w2(a: ArrayLike, b: ArrayLike) -> float:
 
     Biased: n draws of one distribution against n others are n^(-1/d) apart, and it takes the floor to see by how much.
     """
-    return float(np.sqrt(exact_transport(squared_distances(a, b))[0]))
+    a, b = _of_one_shape(a, b)
+    return float(np.sqrt(plan_between(*distinct(a), *distinct(b)).value))
 
 
-def exact_transport(
-    cost: np.ndarray, a: np.ndarray | None = None, b: np.ndarray | None = None
-) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(value, plan (n, m), potentials (n,), (m,)) of the linear program; masses a (n,), b (m,), equal ones by default.
+class Plan(NamedTuple):
+    """An optimal plan: its cost; the pairs of points it moves mass between, and how much, (k,), k < n + m; a potential (m,)."""
+
+    value: float
+    source: np.ndarray
+    sink: np.ndarray
+    moved: np.ndarray
+    g: np.ndarray
+
+
+def exact_transport(cost: np.ndarray, a: np.ndarray | None = None, b: np.ndarray | None = None) -> Plan:
+    """Of the linear program with masses a (n,), b (m,), equal ones by default.
 
     Raises RuntimeError where the network simplex stops before the optimum.
     """
@@ -36,7 +53,20 @@ def exact_transport(
     plan, log = ot.emd([] if a is None else a, [] if b is None else b, cost, log=True, numItermax=10_000_000)
     if log["warning"] is not None:
         raise RuntimeError(f"POT found no optimal plan between {cost.shape} draws: {log['warning']}")
-    return float(log["cost"]), plan, log["u"], log["v"]
+    source, sink = np.nonzero(plan > 0)
+    return Plan(float(log["cost"]), source, sink, plan[source, sink], log["v"])
+
+
+def plan_between(a: np.ndarray, mass_a: np.ndarray, b: np.ndarray, mass_b: np.ndarray) -> Plan:
+    """`exact_transport` of points (n, d), (m, d): `sinkhorn` and `w2` of the same draws ask for it, and it is solved once."""
+    return _kept_plan(a.tobytes(), mass_a.tobytes(), b.tobytes(), mass_b.tobytes())
+
+
+@functools.lru_cache(maxsize=16)  # the pairs of one judging: raw, resampled and those of the floor
+def _kept_plan(a: bytes, mass_a: bytes, b: bytes, mass_b: bytes) -> Plan:
+    masses = np.frombuffer(mass_a), np.frombuffer(mass_b)
+    points = (np.frombuffer(x).reshape(len(mass), -1) for x, mass in zip((a, b), masses, strict=True))
+    return exact_transport(squared_distances(*points), *masses)
 
 
 def sinkhorn(
@@ -57,9 +87,10 @@ def sinkhorn(
     if not epsilon > 0:
         raise ValueError(f"got epsilon={epsilon}, expected a positive one: w2 is the limit epsilon = 0")
     # copies are one point of their mass: a plan that may share them out is what the bound by the exact plan must know of
+    a, b = _of_one_shape(a, b)
     (a, mass_a), (b, mass_b) = distinct(a), distinct(b)
     how = (epsilon, tolerance, max_iterations)
-    between = entropic_transport(squared_distances(a, b), mass_a, mass_b, *how)
+    between = entropic_transport(squared_distances(a, b), mass_a, mass_b, plan_between(a, mass_a, b, mass_b), *how)
     return between - 0.5 * (
         _to_itself(squared_distances(a, a), mass_a, *how) + _to_itself(squared_distances(b, b), mass_b, *how)
     )
@@ -73,13 +104,12 @@ def distinct(x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def entropic_transport(
-    cost: np.ndarray, a: np.ndarray, b: np.ndarray, epsilon: float, tolerance: float, max_iterations: int
+    cost: np.ndarray, a: np.ndarray, b: np.ndarray, plan: Plan, epsilon: float, tolerance: float, max_iterations: int
 ) -> float:
     """OT of `sinkhorn` for masses a (n,), b (m,), by its dual <a, f> + <b, g>: every sweep raises it and no plan goes below."""
-    _, plan, _, g = exact_transport(cost, a, b)
-    used = plan > 0
-    bound = np.sum(plan[used] * (cost[used] + epsilon * np.log((plan / np.outer(a, b))[used])))
-    value = -np.inf
+    i, j, moved = plan.source, plan.sink, plan.moved
+    bound = np.sum(moved * (cost[i, j] + epsilon * np.log(moved / (a[i] * b[j]))))
+    g, value = plan.g, -np.inf
     for _ in range(max_iterations):
         f = soft_minimum(cost, g, b, epsilon)
         g = soft_minimum(cost.T, f, a, epsilon)
