@@ -49,7 +49,7 @@ def two_modes() -> tj.Target:
 def as_it_stands(key, target):
     """In place of the pilot: the target is in natural units."""
     dim = math.prod(target.shape)
-    return Start(dim, lambda y: target.log_density(y.reshape(target.shape)), lambda y: y.reshape(target.shape), 0, 0.0)
+    return Start(dim, lambda y: target.log_density(y.reshape(target.shape)), lambda y: y.reshape(target.shape), 0, 0.0, {})
 
 
 @pytest.fixture
@@ -178,6 +178,17 @@ def test_a_run_from_where_another_began_has_no_pilot_and_the_same_draws(method, 
     assert again.costs["gradient_evaluations"] == first.costs["gradient_evaluations"]
     for one, other in zip(*(outcome.draw(None, 100) for outcome in (first, again)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_scout_is_sent_once_for_what_it_is_asked(no_pilot, monkeypatch):
+    """Key, particles, share and leapfrog steps: what differs in one of them has a ladder of its own."""
+    begun, given = as_it_stands(None, gaussian()), {"keep": 0.7, "num_particles": 64, "leapfrog": 2}
+    first = ladders.scout(jax.random.key(0), begun, **given)
+    assert ladders.scout(jax.random.key(0), begun, **given) is first
+    others = [{"num_particles": 80}, {"keep": 0.9}, {"leapfrog": 3}]
+    found = [ladders.scout(jax.random.key(0), begun, **{**given, **other}) for other in others]
+    found.append(ladders.scout(jax.random.key(1), begun, **given))
+    assert len({ladder.calls * float(jnp.sum(ladder.particles)) for ladder in (first, *found)}) == 5
 
 
 def test_smc_counts_what_it_calls(no_pilot):

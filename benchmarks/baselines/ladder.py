@@ -39,8 +39,17 @@ class Ladder(NamedTuple):
 def scout(key: Key, start: Start, *, keep: float, num_particles: int, leapfrog: int) -> Ladder:
     """keep: the ESS of a step, as a share. Raises FloatingPointError when the temperature comes to a stop.
 
-    `calls` are of density and gradient together, `energies` of the density alone.
+    `calls` are of density and gradient together, `energies` of the density alone. Asked again from one start, it is the ladder
+    found before, with the costs of then: a method is run for equal seconds until its length fits.
     """
+    asked = (keep, num_particles, leapfrog, *np.asarray(jax.random.key_data(key)).tolist())
+    if asked not in start.scouted:
+        start.scouted[asked] = _scout(key, start, keep, num_particles, leapfrog)
+    ladder: Ladder = start.scouted[asked]
+    return ladder
+
+
+def _scout(key: Key, start: Start, keep: float, num_particles: int, leapfrog: int) -> Ladder:
     kernel = adaptive.build_kernel(
         start.log_base, start.log_likelihood, blackjax.hmc.build_kernel(), blackjax.hmc.init, resampling.systematic, keep
     )

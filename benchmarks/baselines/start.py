@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class Start(NamedTuple):
     """The target in the pilot's natural units y (dim,), and the over-dispersed normal start N(0, BASE_SCALE^2 I).
 
     log_density(y) has the Jacobian, so its log Z is the target's; UNREACHABLE where the target's is not finite.
-    decode(y) -> x of the target's shape.
+    decode(y) -> x of the target's shape. scouted: the ladders that `ladder.scout` found from here, by what it was asked.
     """
 
     dim: int
@@ -29,6 +29,7 @@ class Start(NamedTuple):
     decode: Callable[[Array], Array]
     gradient_evaluations: int
     seconds: float
+    scouted: dict[Any, Any]
 
     def log_base(self, y: Array) -> Array:
         """Of the start; normalized."""
@@ -64,4 +65,4 @@ def start(key: Key, target: tj.Target) -> Start:
         x = coordinates.forward(y).reshape(shape)
         return particles.embed(x) if target.centred else x
 
-    return Start(dim, log_density, decode, found.gradient_evaluations, time.perf_counter() - began)
+    return Start(dim, log_density, decode, found.gradient_evaluations, time.perf_counter() - began, {})
