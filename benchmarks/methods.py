@@ -2,10 +2,11 @@
 
 Equal evaluations: a classical method gets those of density and gradient that the default spends after the pilot (both sides run
 the same pilot, which is counted in the line). A call that gives the value and the gradient counts as one of each.
-Equal seconds: it runs once at equal evaluations, and again with as many more as the seconds allow.
+Equal seconds: it runs once at equal evaluations, and again with more, or fewer, until the seconds fit.
 """
 
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -91,8 +92,8 @@ def of_sampler(sampler: tj.Sampler) -> Outcome:
 def classical(baseline: Callable[..., Outcome]) -> Method:
     """A baseline with a number of evaluations, or with as many as take `seconds`, to a fifth.
 
-    A short run is mostly overhead, and a long one may leave the cache: evaluations change by what a run took until it fits.
-    All runs start where the first one's pilot ended.
+    A short run is mostly overhead, and a long one may leave the cache: evaluations change by what the runs took until one fits.
+    All start where the first one's pilot ended.
     """
 
     def run(
@@ -106,16 +107,29 @@ def classical(baseline: Callable[..., Outcome]) -> Method:
         **arguments: Any,
     ) -> Outcome:
         outcome = baseline(key, target, evaluations=evaluations, **arguments)
-        for _ in range(0 if seconds is None else MOST_RUNS):
-            share = seconds / outcome.costs["sample_seconds"]
-            if abs(1 / share - 1) <= SECONDS_OFF:
+        if seconds is None:
+            return outcome
+        took = dict[int, float]()
+        for _ in range(MOST_RUNS):
+            took[evaluations] = outcome.costs["sample_seconds"]
+            if abs(took[evaluations] / seconds - 1) <= SECONDS_OFF:
                 break
-            evaluations = int(evaluations * share)
+            evaluations = _that_take(seconds, took, evaluations)
             outcome = baseline(key, target, evaluations=evaluations, begun=outcome.begun, **arguments)
         return outcome
 
     left_out = ("evaluations", "num_draws", "begun")
     return Method(run, lambda budget: {"evaluations": budget.evaluations}, _defaults(baseline, left_out), timed=True)
+
+
+def _that_take(seconds: float, took: dict[int, float], last: int) -> int:
+    """Evaluations, by what runs took: on the power law between the nearest shorter and longer one, else in proportion."""
+    least = max((n for n in took if took[n] < seconds), default=0)
+    most = min((n for n in took if took[n] > seconds), default=0)
+    if not 0 < least < most:
+        return int(last * seconds / took[last])
+    share = math.log(seconds / took[least]) / math.log(took[most] / took[least])
+    return int(least * (most / least) ** share)
 
 
 def _defaults(function: Any, left_out: tuple[str, ...]) -> dict[str, Any]:

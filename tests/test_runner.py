@@ -64,9 +64,10 @@ def test_a_classical_budget_is_what_the_default_spends_after_the_pilot(budget):
     [
         (lambda n: n / 100, [1000, 7000]),
         (lambda n: 1 + n / 1000, [1000, 35000, 68055]),  # overhead: the first run tells too little
-        (lambda n: (n / 1000) ** 2, [1000, 70_000, 1000, 70_000, 1000]),  # no fit: it ends all the same
+        (lambda n: (n / 1000) ** 2, [1000, 70_000, 8366]),  # out of the cache: between a shorter and a longer run
+        (lambda n: 1.0 if n < 5000 else 4900.0, [1000, 70_000, 8366, 2892, 4918]),  # no fit: it ends all the same
     ],
-    ids=["proportional", "overhead", "unsteady"],
+    ids=["proportional", "overhead", "power law", "jump"],
 )
 def test_equal_seconds_are_as_many_evaluations_as_take_them(took, expected):
     asked = []
