@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BUDGET ?= small
 DEMO_ARGS ?= --budget $(BUDGET)
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 BIN := .venv/bin
 STAMP := .venv/.installed
