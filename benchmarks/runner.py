@@ -1,5 +1,6 @@
 """One case, one method, one seed -> one line of results with all that is needed to run it again."""
 
+import contextlib
 import functools
 import json
 import platform
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 import tiltjax as tj
@@ -84,7 +86,7 @@ def trials(jobs: Sequence[Job], *, console: Console | None = None, out: Path | N
     entry = CASES[job.case]._replace(target=lambda: target)
     keys = [jax.random.split(jax.random.key(job.seed)) for job in jobs]
     cache = None if out is None else cache_of(out)
-    checkpoint, floors = (None, None) if cache is None else (checkpoint_of(jobs, cache), cache / "floors")
+    checkpoint = None if cache is None else checkpoint_of(jobs, cache)
     given = {"num_draws": size.num_draws, "progress": not console.quiet, "checkpoint": checkpoint, **arguments_of(job)}
     method, keys_fit = METHODS[job.method], [key_fit for key_fit, _ in keys]
     if len(jobs) > 1 and method.together is not None:
@@ -94,7 +96,7 @@ def trials(jobs: Sequence[Job], *, console: Console | None = None, out: Path | N
     judged = []
     for job, outcome, (_, key_judge) in zip(jobs, outcomes, keys, strict=True):
         with console.status("drawing, and comparing with exact draws"):
-            draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs, floors)
+            draws, resampled, figures = judge(outcome, entry, key_judge, size.num_draws, size.floor_pairs, cache)
         line = {**begun(job), **figures, **outcome.costs, "diagnostics": outcome.diagnostics}
         line["compile_seconds"] = (figures["compile_seconds"] or 0.0) + outcome.costs.get("compile_seconds", 0.0)
         line |= {"seeds_together": len(jobs), "peak_memory_mb": peak_memory_mb()}
@@ -135,29 +137,57 @@ def arguments_of(job: Job) -> dict[str, Any]:
 
 
 def judge(
-    outcome: Outcome, case: Case, key: Key, n: int, floor_pairs: int, floors: Path | None = None
+    outcome: Outcome, case: Case, key: Key, n: int, floor_pairs: int, cache: Path | None = None
 ) -> tuple[tj.Samples, jax.Array, dict[str, float | None]]:
-    """Draws, resampled draws, and the figures of both."""
-    key_draw, key_resample, key_reference, key_back, key_exact, key_metrics = jax.random.split(key, 6)
-    target, sampler = case.target(), outcome.sampler
+    """Draws, resampled draws, and the figures of both. The draws are timed; for the rest, `cache` has what trials share."""
+    key_draw, *keys = jax.random.split(key, 6)
     began = time.perf_counter()
     jax.block_until_ready(outcome.draw(key_draw, min(n, A_BATCH)))
     compiled = time.perf_counter()
     draws = jax.block_until_ready(outcome.draw(key_draw, n))
-    seconds = time.perf_counter() - compiled
+    costs = {"compile_seconds": compiled - began, "sample_seconds": time.perf_counter() - compiled}
+    with programs_kept(cache):
+        resampled, figures = _compared(outcome, case, draws, keys, floor_pairs, cache)
+    return draws, resampled, {**figures, **costs}
+
+
+@contextlib.contextmanager
+def programs_kept(cache: Path | None) -> Iterator[None]:
+    """In here compiled programs are read from the folder `cache`, and left there: judging is much the same for every trial."""
+    if cache is None:
+        yield
+        return
+    given = {"jax_compilation_cache_dir": str(cache / "programs"), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in given}
+    _configure(given)
+    try:
+        yield
+    finally:
+        _configure(before)
+
+
+def _configure(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX looks once, at the first compilation, whether it has one
+
+
+def _compared(
+    outcome: Outcome, case: Case, draws: tj.Samples, keys: Sequence[Key], floor_pairs: int, cache: Path | None
+) -> tuple[jax.Array, dict[str, float | None]]:
+    key_resample, key_reference, key_back, key_exact, key_metrics = keys
+    target, sampler, n = case.target(), outcome.sampler, draws.log_weight.size
     resampled = draws.x[tj.weights.resample(key_resample, draws.log_weight, draws.log_weight.size)]
     log_z = outcome.log_z if sampler is None else tj.diagnostics.log_z(draws.log_weight)
     figures: dict[str, float | None] = {
         "num_draws": draws.log_weight.size,
-        "compile_seconds": compiled - began,
-        "sample_seconds": seconds,
-        **metrics.distances(target, draws, resampled, key_metrics, floor_pairs, floors),
+        **metrics.distances(target, draws, resampled, key_metrics, floor_pairs, None if cache is None else cache / "floors"),
     }
     if log_z is not None:
         figures |= {"log_z": float(log_z.value), "log_z_stderr": float(log_z.stderr)}
         figures["log_z_error"] = None if target.log_z is None else float(log_z.value) - target.log_z
     if sampler is None:
-        return draws, resampled, figures
+        return resampled, figures
     elbo = tj.diagnostics.elbo(draws.log_weight)
     figures |= {
         "num_steps": sampler.num_steps,
@@ -172,7 +202,7 @@ def judge(
         figures["forward_ess"] = float(tj.diagnostics.forward_ess(back))
     if case.components is not None and (perfect := exact_sampler(sampler, case.components())) is not None:
         figures["ess_ceiling"] = float(tj.diagnostics.ess(perfect.sample(key_exact, n).log_weight))
-    return draws, resampled, figures
+    return resampled, figures
 
 
 def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler | None:

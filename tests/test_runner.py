@@ -1,6 +1,7 @@
 """The runner: budgets, jobs that are there already, failures that become lines, processes; the report and the tables."""
 
 import base64
+import contextlib
 import functools
 import inspect
 import json
@@ -259,6 +260,24 @@ def test_a_loss_of_annealed_problems_runs_as_a_row(monkeypatch):
     _, found = tj.preparing.piloted(key_pilot, target)
     walkers, steps = 512 + 2048, 10  # a round's, and those that fill the buffer
     assert line["gradient_evaluations"] == found.gradient_evaluations + walkers * (3 * steps + 2) and line["pilot_seconds"] > 0
+
+
+def test_programs_of_judging_are_kept_and_no_others(tmp_path):
+    """Written the first time, read the second, also where judging failed; training compiles as a user's would."""
+
+    def programs(add):
+        jax.jit(lambda x: jnp.sin(x) + add)(jnp.ones(3)).block_until_ready()
+        return {file.name for file in tmp_path.rglob("*cache")}
+
+    with contextlib.suppress(FloatingPointError), runner.programs_kept(tmp_path):
+        first = programs(0.123)
+        raise FloatingPointError
+    assert first and programs(0.456) == first and jax.config.jax_compilation_cache_dir is None
+    with runner.programs_kept(tmp_path):
+        assert programs(0.123) == first and programs(0.789) > first
+    with runner.programs_kept(None):
+        assert programs(0.987) == programs(0.987)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 1.0
 
 
 def test_the_share_of_a_chips_peak():
