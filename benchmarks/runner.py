@@ -169,7 +169,7 @@ def programs_kept(cache: Path | None) -> Iterator[None]:
 def _configure(values: dict[str, Any]) -> None:
     for name, value in values.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # JAX looks once, at the first compilation, whether it has one
+    compilation_cache.reset_cache()  # else JAX goes on with the folder that it has opened
 
 
 def _compared(
