@@ -247,18 +247,19 @@ ON_PATHS = {"log_variance", "relative_entropy", "trajectory_balance"}
 NON_EQUILIBRIUM = {"action_matching", "nets"}
 
 
-@functools.cache
-def easy(base="gaussian") -> Easy:
+@pytest.fixture(scope="module")
+def easy():
+    """Built once for as long as the file's compiled programs live: a worker that comes back to the file traces anew."""
+    return functools.cache(built)
+
+
+def built(base="gaussian", on_annealed=None) -> Easy:
     build, bias = BUILDS[base]
     problem = build(calls := [])
-    return ready(problem, small(problem), lambda n: paths.log_snr(problem.process, n, 0.3), bias, calls)
-
-
-@functools.cache
-def easy_annealed(base, network) -> Easy:
-    build, bias = BUILDS[base]
-    problem = problems.annealed(build(calls := []), noise=0.7)
-    return ready(problem, network(problem, width=16, depth=1), paths.uniform, bias, calls)
+    if on_annealed is None:
+        return ready(problem, small(problem), lambda n: paths.log_snr(problem.process, n, 0.3), bias, calls)
+    problem = problems.annealed(problem, noise=0.7)
+    return ready(problem, on_annealed(problem, width=16, depth=1), paths.uniform, bias, calls)
 
 
 def ready(problem, network, grid, bias, calls) -> Easy:
@@ -282,10 +283,10 @@ def test_every_loss_is_for_both_kinds_of_base():
 
 
 @pytest.mark.parametrize(("name", "base", "annealed"), [case for name in losses.__all__ for case in kinds(name)])
-def test_contract_and_short_training(name, base, annealed):
+def test_contract_and_short_training(easy, name, base, annealed):
     """Finite, differentiable, one trace, the same for the same key; short training raises the ESS and keeps log Z right."""
-    built = networks.potential if name == "action_matching" else networks.drift
-    problem, network, times, draw, bias, calls = easy_annealed(base, built) if annealed else easy(base)
+    network_of = networks.potential if name == "action_matching" else networks.drift
+    problem, network, times, draw, bias, calls = easy(base, network_of) if annealed else easy(base)
     objective = make(name, problem, network, times)
     updates = 240
     trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
@@ -341,14 +342,14 @@ def test_the_learned_mixture_finds_the_targets_own_scale():
     np.testing.assert_allclose(gamma, residual / (residual + scale[None]), atol=0.02)
 
 
-def test_relative_entropy_of_relative_weights_is_refused_with_the_reason():
-    problem, network, times, *_ = easy_annealed("pretrained", networks.drift)
+def test_relative_entropy_of_relative_weights_is_refused_with_the_reason(easy):
+    problem, network, times, *_ = easy("pretrained", networks.drift)
     with pytest.raises(ValueError, match=r"needs a base with a density; got one known by.*no bound of log Z"):
         losses.relative_entropy(problem, network, times)
 
 
 @pytest.mark.parametrize("weighting", [None, weights.unweighted])
-def test_unweighted_conditional_score_matching_is_refused_with_the_reason(weighting):
+def test_unweighted_conditional_score_matching_is_refused_with_the_reason(easy, weighting):
     problem, network, times, *_ = easy()
     replay = BUFFERED._replace(weighting=weighting)
     with pytest.raises(ValueError, match=r"every control is a fixed point.*got an unweighted replay.*weights\.truncated"):
