@@ -18,7 +18,7 @@ from benchmarks.baselines.start import Start, start
 from benchmarks.outcome import Outcome, kept, timed
 from tiltjax.types import Key
 
-MOST_PARTICLES = 65_536  # beyond, the budget goes into more moves: memory
+MOST_PARTICLES = 64_000  # beyond, the budget goes into more moves: memory. A power of two is slower: docs/decisions.md
 
 
 def smc(
