@@ -45,7 +45,7 @@ def test_a_network_that_asks_for_slices_gets_the_same_loss():
     """Every learned quantity, that of the mixture too, has its gradient."""
     target = tj.targets.double_well()
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3), resolution=0.05)
-    network, times = tj.networks.egnn(problem), tj.paths.log_snr(tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3), 6, 0.05)
+    network, times = tj.networks.egnn(problem, width=8, depth=2), tj.paths.log_snr(problem.process, 6, 0.05)
 
     def gradient(at_once):
         objective = tj.losses.minimum_variance(problem, network._replace(at_once=at_once), times)

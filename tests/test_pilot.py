@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltjax import pilot, targets
+from tiltjax import pilot, preparing, targets
 
 FEW = {"num_particles": 512, "final_moves": 10}
 
@@ -76,3 +76,19 @@ def test_a_bounded_support_is_warned_of():
 def test_heavy_tails_and_steep_walls_are_not(target):
     """A warning is an error here."""
     pilot.pilot(jax.random.key(4), target.log_density, (4,), num_particles=256, final_moves=2)
+
+
+@pytest.mark.parametrize("base_scale", [1.3, 2.5])
+def test_a_prepared_base_is_as_wide_as_said_and_z_the_same(base_scale):
+    """N(0, I) lands base_scale target deviations wide, where the least variance is 1 / base_scale^2, and keeps the density."""
+    centre, sd = np.asarray([50.0, -2.0]), np.asarray([0.01, 10.0])
+    target = targets.gaussian(centre, sd)
+    problem = preparing.prepare(jax.random.key(5), target, base_scale=base_scale)
+    width = np.diag(jax.jacobian(problem.decode)(jnp.zeros(2)))
+    assert (width > 0.75 * base_scale * sd).all() and (width < 1.33 * base_scale * sd).all()
+    assert 0.5 < problem.resolution * base_scale**2 <= 1.0
+    # p_base exp r is the target's density in these coordinates, Z = 1 and all
+    y = jax.random.normal(jax.random.key(6), (20, 2))
+    normal = targets.gaussian((centre - np.asarray(problem.decode(jnp.zeros(2)))) / width, sd / width)
+    found = jax.vmap(lambda y: problem.process.log_density(y) + problem.reward(y))(y)
+    np.testing.assert_allclose(found, jax.vmap(normal.log_density)(y), rtol=1e-9)
