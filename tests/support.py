@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import pytest
 
 from tiltjax import networks, paths, processes, sde, weights
 
@@ -17,6 +18,11 @@ def gaussian(name, shape, scale):
         top = scale * np.sqrt(2 * np.log(ratio) / (1 - ratio**-2))
         return processes.gaussian(paths.geometric(top, top / ratio), shape)
     return processes.gaussian(getattr(paths, name)(), shape, scale)
+
+
+def slow(*values):
+    """A case of a parametrized test that `make slow` runs and `make test` leaves out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 FAMILIES = ("linear", "trigonometric", "vp", "geometric")

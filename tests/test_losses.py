@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import gaussian, small, z_scores
+from support import gaussian, slow, small, z_scores
 
 from tiltjax import diagnostics, exact, losses, networks, paths, problems, run, sampling, sde, targets, train, weights
 from tiltjax.losses import collect, score_matching
@@ -282,7 +282,10 @@ def test_every_loss_is_for_both_kinds_of_base():
         assert {base for _, base, _ in kinds(name)} == set(BUILDS)
 
 
-@pytest.mark.parametrize(("name", "base", "annealed"), [case for name in losses.__all__ for case in kinds(name)])
+@pytest.mark.parametrize(
+    ("name", "base", "annealed"),
+    [slow(*case) if case[1:] == ("pretrained", True) else case for name in losses.__all__ for case in kinds(name)],
+)
 def test_contract_and_short_training(easy, name, base, annealed):
     """Finite, differentiable, one trace, the same for the same key; short training raises the ESS and keeps log Z right."""
     network_of = networks.potential if name == "action_matching" else networks.drift
