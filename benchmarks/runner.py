@@ -177,10 +177,10 @@ def _compared(
 ) -> tuple[jax.Array, dict[str, float | None]]:
     key_resample, key_reference, key_back, key_exact, key_metrics = keys
     target, sampler, n = case.target(), outcome.sampler, draws.log_weight.size
-    resampled = draws.x[tj.weights.resample(key_resample, draws.log_weight, draws.log_weight.size)]
+    resampled = draws.x[tj.weights.resample(key_resample, draws.log_weight, n)]
     log_z = outcome.log_z if sampler is None else tj.diagnostics.log_z(draws.log_weight)
     figures: dict[str, float | None] = {
-        "num_draws": draws.log_weight.size,
+        "num_draws": n,
         **metrics.distances(target, draws, resampled, key_metrics, floor_pairs, None if cache is None else cache / "floors"),
     }
     if log_z is not None:

@@ -188,5 +188,6 @@ def test_seeds_in_one_program_have_a_variance_each():
     together = tj.fit_seeds(keys, problem, **small)
     alone = tj.fit(keys[1], problem, **small)
     np.testing.assert_allclose(together[1].record["ratio"], alone.record["ratio"], rtol=1e-6)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), together[1].params, alone.params)
-    assert together[0].record["ratio"] != together[1].record["ratio"]
+    drawn = [s.sample(jax.random.key(4), 20, num_steps=5).log_weight for s in (*together, alone)]
+    np.testing.assert_allclose(*drawn[1:], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(drawn[0], drawn[1]) and together[0].record["ratio"] != together[1].record["ratio"]
