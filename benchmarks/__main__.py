@@ -1,4 +1,4 @@
-"""`python -m benchmarks demo | run | sweep | report | tables | reference | speed | ceiling | coverage | classical`."""
+"""`python -m benchmarks demo | run | sweep | report | tables | reference | speed | bits | ceiling | coverage | classical`."""
 
 import argparse
 from pathlib import Path
@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
 
     speed = commands.add_parser("speed", help="timings against bare lax.scan, as JSON")
     speed.add_argument("--out", type=Path, default=None)
+
+    bits = commands.add_parser("bits", help="hashes of trained parameters and of one line, to compare two revisions")
+    bits.add_argument("--out", type=Path, default=Path("results/bits"))
+    bits.add_argument("--against", type=Path, default=None, help="a directory that an earlier run wrote")
 
     ceiling = commands.add_parser("ceiling", help="the ESS that a time grid allows: exact control of 40 modes")
     ceiling.add_argument(
@@ -139,6 +143,11 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks.speed import speed
 
         speed(options.out, console)
+    elif options.command == "bits":
+        from benchmarks.bits import bits
+
+        if not bits(options.out, options.against, console):
+            raise SystemExit("the bits differ")
     elif options.command == "ceiling":
         from benchmarks.ceiling import ceiling
 
