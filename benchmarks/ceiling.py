@@ -28,7 +28,7 @@ def ceiling(
         dissipation = equal_dissipation(exact, jax.random.key(1), pilot_paths)
 
     def log_snr(n: int) -> Array:
-        return tj.paths.log_snr(process, n, resolution)
+        return tj.paths.log_snr(process.frame, n, resolution)
 
     narrow = tj.problems.narrowed(exact.problem, ratio(exact, CASES[case].target(), jax.random.key(2)))
     grids: dict[str, tuple[Problem, Callable[[int], Array]]] = {
@@ -67,11 +67,11 @@ def ratio(exact: Exact, target: tj.Target, key: Key, bins: int = 96, num_draws: 
     x1 = target.sample(key_draws, num_draws)
 
     def at(fraction: Array, key: Key) -> Array:
-        t = tj.paths.time_at(process, (overshoot / process.scale**2) ** fraction)
-        x = tj.processes.noise(process, t, x1, jax.random.normal(key, x1.shape))
-        residual = process.residual(t)
-        pulls = jax.vmap(lambda x: exact.control(t, x))(x) / process.gain(t)
-        return jnp.mean(jnp.square(x1 - process.response(t) * x - residual * pulls), axis=0) / residual
+        t = tj.paths.time_at(process.frame, (overshoot / process.frame.scale**2) ** fraction)
+        x = tj.frames.noised(process.frame, t, x1, jax.random.normal(key, x1.shape))
+        residual = process.frame.residual(t)
+        pulls = jax.vmap(lambda x: exact.control(t, x))(x) / process.frame.gain(t)
+        return jnp.mean(jnp.square(x1 - process.frame.response(t) * x - residual * pulls), axis=0) / residual
 
     middles = (jnp.arange(bins, dtype=x1.dtype) + 0.5) / bins
     return jax.jit(lambda: jax.lax.map(lambda item: at(*item), (middles, jax.random.split(key_noise, bins))))()
@@ -85,8 +85,8 @@ def equal_dissipation(exact: Exact, key: Key, num_paths: int, num_steps: int = 4
     least for that density (Cauchy-Schwarz).
     """
     process = exact.problem.process
-    response, gain = process.response, process.gain
-    times = tj.paths.log_snr(process, num_steps, exact.problem.resolution)
+    response, gain = process.frame.response, process.frame.gain
+    times = tj.paths.log_snr(process.frame, num_steps, exact.problem.resolution)
 
     def variance(t: Array, x: Array) -> Array:
         return 0.5 * jnp.sum(jnp.square(gain(t) / response(t) * jax.jacfwd(lambda y: exact.control(t, y))(x)))

@@ -25,7 +25,7 @@ import tiltjax as tj
 from benchmarks import runner
 from benchmarks.cases import CASES
 from tiltjax import run as running
-from tiltjax.types import Batch, Key, Learned, Metrics, Trainer, TrainState
+from tiltjax.types import Batch, Held, Key
 
 FLOOR = 0.5
 LEARNING_RATE = 1e-3  # at the default's 4e-3 the plain losses diverge on quartic wells
@@ -70,58 +70,32 @@ RECIPES = {
 }
 
 
-class Stage(NamedTuple):
-    """A loss's own parameters, and the strength b of the reward (its gradient is zero: the trainer leaves it alone)."""
-
-    extra: Any
-    strength: Array
-
-
-class Labelled(NamedTuple):
-    """A loss's data, and the strength (n,) of the reward that labelled it."""
-
-    data: Any
-    strength: Array
-
-
 def staged(loss: Loss, rule: Rule) -> Loss:
-    """The same loss on a reward that grows: particles of one collection set the next strength, and are labelled with it."""
+    """The same loss on a reward that grows: particles of one collection set the next strength, and are labelled with it.
+
+    What is carried from round to round is the strength b of the reward.
+    """
 
     def make(problem: tj.Problem, network: tj.Network, times: Array, *, replay: tj.Replay) -> tj.Objective:
-        def at(strength: Array) -> tj.Objective:
-            return loss(problem._replace(reward=lambda x: strength * problem.reward(x)), network, times, replay=replay)
-
         whole = loss(problem, network, times, replay=replay)
 
-        def collect(params: Learned, key: Key, n: int) -> Batch:
-            present, inner = params.extra.strength, params._replace(extra=params.extra.extra)
+        def at(strength: Array) -> tj.Problem:
+            return problem._replace(reward=lambda x: strength * problem.reward(x))
+
+        def collect(_: tj.Problem, held: Held, key: Key, n: int) -> tuple[Batch, Array]:
+            present = held.carried
             # a path does not know the reward, its log weight is linear in the strength: the slope is r
             log_weight, reward = jax.jvp(
-                lambda b: at(b).collect(inner, key, n).log_weight, (present,), (jnp.ones_like(present),)
+                lambda b: whole.collect_on(at(b), held, key, n)[0].log_weight, (present,), (jnp.ones_like(present),)
             )
             missing = (1 - present) * reward
             following = present + (1 - present) * tj.weights.temper(rule(log_weight, missing), FLOOR)
-            batch = at(following).collect(inner, key, n)
-            return batch._replace(data=Labelled(batch.data, jnp.full(n, following)), log_weight=log_weight + missing)
+            batch, _ = whole.collect_on(at(following), held, key, n)
+            return batch._replace(log_weight=log_weight + missing), following
 
-        def value(params: Learned, key: Key, data: Labelled) -> Array:
-            return whole.loss(params._replace(extra=params.extra.extra), key, data.data)
-
-        return whole._replace(init=lambda: Stage(whole.init(), jnp.zeros(())), collect=collect, loss=value, regression=None)
+        return whole._replace(collect_on=collect, carry=lambda key: jnp.zeros(()), regression=None)
 
     return make
-
-
-def advancing(trainer: Trainer) -> Trainer:
-    """After a round the strength is that of the round's labels."""
-
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = trainer.step(state)
-        strength = jnp.max(state.buffer.items.data.strength)
-        extra = state.params.extra._replace(strength=strength)
-        return state._replace(params=state.params._replace(extra=extra)), metrics
-
-    return trainer._replace(step=step)
 
 
 def train(
@@ -134,11 +108,10 @@ def train(
     network, grid = tj.networks.mlp(problem), tj.preparing.default_grid(problem)
     objective = loss(problem, network, grid(60), replay=replay)
     made = tj.train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, updates)))
-    made = made if recipe.rule is None else advancing(made)
     done = running.run(
         made, key, -(-updates // replay.gradient_steps), progress=not console.quiet, updates=replay.gradient_steps
     )
-    strength = 1.0 if recipe.rule is None else float(done.state.params.extra.strength)
+    strength = 1.0 if recipe.rule is None else float(done.state.carried)
     sampler = tj.sampling.sampler(problem, network, done.state.average.control, grid)
     return sampler, {"train_seconds": done.train_seconds, "strength": strength}
 

@@ -42,11 +42,11 @@ def torch_apply(problem: tj.Problem, params: Any) -> Callable[[Any, Any], Any]:
 
     def apply(t: Any, y: Any) -> Any:
         # the linear path: S = t^2 s^2 + (1 - t)^2
-        s2 = process.scale**2
+        s2 = process.frame.scale**2
         spread = t**2 * s2 + (1 - t) ** 2
         level = s2 * (1 - t) ** 2 / spread + problem.resolution
         gain = (2 * t * (1 - t)).clamp(min=0) ** 0.5 * s2 / spread
-        z = basis.T @ ((t * s2 / spread / process.scale)[:, None, None] * y)
+        z = basis.T @ ((t * s2 / spread / process.frame.scale)[:, None, None] * y)
         waves = 0.35 * torch.arange(1, 17) * torch.log(level)[:, None]
         features = torch.cat([torch.sin(waves), torch.cos(waves), torch.log(level)[:, None] / 5], 1)
         h = silu(dense(params["time"], features))[:, None, :].expand(-1, n, -1)

@@ -216,7 +216,7 @@ def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler | N
     inverse = jax.jacobian(problem.encode)(means[0])
     weights = jnp.full(len(means), 1.0 / len(means), means.dtype)
     covariance = components.variance * jnp.matmul(inverse, inverse.T, precision="highest")
-    if float(jnp.linalg.eigvalsh(covariance)[-1]) >= problem.process.scale**2:
+    if float(jnp.linalg.eigvalsh(covariance)[-1]) >= problem.frame.scale**2:
         return None
     exact = tj.exact.mixture_target(problem.process, jax.vmap(problem.encode)(means), covariance, weights)
     network = tj.Network(lambda key: (), lambda params, t, x: exact.control(t, x))

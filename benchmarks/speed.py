@@ -171,7 +171,7 @@ def _setting(size: Size, batch: int, steps: int) -> tuple[Problem, Network, tupl
     problem = problem_of(size.dim)
     network = tj.networks.mlp(problem, width=size.width, depth=size.depth)
     arguments = (network.init(jax.random.key(0)), jax.random.split(jax.random.key(1), batch))
-    return problem, network, arguments, tj.paths.log_snr(problem.process, steps, problem.resolution)
+    return problem, network, arguments, tj.paths.log_snr(problem.frame, steps, problem.resolution)
 
 
 # ------------------------------------------------------------------------------------------------- one update
@@ -186,7 +186,7 @@ def update(repetitions: int = 40) -> dict[str, float]:
     affine = tj.coordinates.Coordinates(jnp.zeros(2), 20.0 * jnp.ones(2))
     problem = tj.problems.sampling(tj.targets.gmm40(), process, resolution=4e-3, coordinates=affine)
     network = tj.networks.score_informed(problem, width=64, depth=2)
-    times = tj.paths.log_snr(process, 128, problem.resolution)
+    times = tj.paths.log_snr(process.frame, 128, problem.resolution)
     objective = tj.losses.relative_entropy(problem, network, times, replay=tj.Replay(num_particles=256))
     trainer = tj.train.trainer(objective, network, optax.adam(1e-3))
     state = jax.jit(trainer.init)(jax.random.key(0))

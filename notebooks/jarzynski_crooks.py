@@ -65,7 +65,7 @@ def both(problem, num_steps):
 
     def one(key):
         path = tj.sde.simulate_path(problem.process, drift, times, key)
-        return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem.anneal, drift, path)
+        return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem, drift, path)
 
     return [np.asarray(w) for w in jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), NUM))]
 
@@ -95,7 +95,7 @@ for name, problem in problems.items():
 
         def weights(key, problem=problem, times=times):
             path = tj.sde.simulate_path(problem.process, drift, times, key)
-            return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem.anneal, drift, path)
+            return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem, drift, path)
 
         logs = jax.jit(jax.vmap(weights))(jax.random.split(jax.random.key(1), 1000 if SMALL else 10_000))
         ratios = [np.exp(np.asarray(log_w) - LOG_Z) for log_w in logs]

@@ -50,7 +50,7 @@ def control(t, x):
 def norms_of(process):
     """Times, and |a_t| / |grad r(X_1)| and its Groenwall bound on NUM paths."""
     problem = tj.problems.tilt(process, reward)
-    times = tj.paths.log_snr(process, STEPS, 0.02)
+    times = tj.paths.log_snr(process.frame, STEPS, 0.02)
     found = jax.jit(lambda key: tj.diagnostics.adjoint_norm(problem, control, times, key, NUM))(jax.random.key(0))
     return times, np.asarray(found.norm / found.norm[:, -1:]), np.asarray(found.bound / found.norm[:, -1:])
 
@@ -120,7 +120,7 @@ for name, path in PATHS.items():
 
 # %%
 process = tj.processes.pretrained(PATHS["trigonometric"], (2,), denoiser=denoiser_on(PATHS["trigonometric"]), scale=SCALE)
-times = tj.paths.log_snr(process, 200, 0.02)
+times = tj.paths.log_snr(process.frame, 200, 0.02)
 idle = jax.jit(jax.vmap(lambda key: tj.sde.simulate(process, lambda t, x: 0 * x, times, key).x))
 ends = idle(jax.random.split(jax.random.key(1), 2000)) @ W
 line = jnp.linspace(-8, 4, 2001)

@@ -61,7 +61,7 @@ names = {
     "minimum variance": tj.losses.minimum_variance,
 }
 times = jnp.concatenate([jnp.array([0.03, 0.07]), jnp.linspace(0.15, 0.85, 8), jnp.array([0.93, 0.97])])
-gain2 = jax.vmap(process.gain)(times) ** 2
+gain2 = jax.vmap(process.frame.gain)(times) ** 2
 
 
 def measure(truth, draws, make, extra=None):
@@ -77,7 +77,7 @@ def measure(truth, draws, make, extra=None):
 
 
 def closed_form(gamma, t):
-    rest = jax.vmap(process.residual)(t)[:, None]
+    rest = jax.vmap(process.frame.residual)(t)[:, None]
     excess = 1 / (1 / variance - 1 / SCALE**2)
     posterior = 1 / (1 / variance + (t / (1 - t))[:, None] ** 2)
     return np.asarray(jnp.sum((gamma / rest - (1 - gamma) / excess) ** 2 * posterior, axis=1))
@@ -85,7 +85,7 @@ def closed_form(gamma, t):
 
 def gammas(t):
     """(T, 1): of each loss; minimum variance where its learning starts, R / (R + resolution)."""
-    rest = jax.vmap(process.residual)(t)
+    rest = jax.vmap(process.frame.residual)(t)
     ratio = ((1 - t) / (t * SCALE)) ** 2
     start = rest / (rest + one_mode.problem.resolution)
     of = {"CSM": jnp.ones_like(t), "TSM": -jnp.minimum(ratio, 100.0), "NSM": jnp.zeros_like(t), "minimum variance": start}
@@ -121,7 +121,7 @@ on_paths = jax.jit(adjoint.collect, static_argnums=2)(Learned((), None), jax.ran
 found = tj.diagnostics.target_variance(
     adjoint, Learned((), None), on_paths, grid[1:-1], jax.random.key(3), one_mode.control
 ).trace
-adjoint_gain2 = jax.vmap(process.gain)(grid[1:-1]) ** 2
+adjoint_gain2 = jax.vmap(process.frame.gain)(grid[1:-1]) ** 2
 adjoint_value, adjoint_stderr = found.value / adjoint_gain2, found.stderr / adjoint_gain2
 assert (np.abs(adjoint_value - closed_form(jnp.zeros((9, 1)), grid[1:-1])) < 5 * adjoint_stderr).all()
 

@@ -19,7 +19,7 @@ ROUNDS = 40
 def trainer():
     target = targets.gmm([[-1.5, 0.0], [1.0, 1.0]], 0.5)
     problem = problems.sampling(target, gaussian("linear", (2,), 2.0), resolution=0.25)
-    network, times = small(problem), paths.log_snr(gaussian("linear", (2,), 2.0), 6, 0.25)
+    network, times = small(problem), paths.log_snr(gaussian("linear", (2,), 2.0).frame, 6, 0.25)
     objective = losses.minimum_variance(problem, network, times, replay=Replay(64, 256, 5, 32, weights.tempered(0.3)), bins=4)
     return train.trainer(objective, network, optax.adam(1e-3))
 

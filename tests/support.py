@@ -1,12 +1,15 @@
 """What several test files use: paths, toy processes, densities with known integrals, small networks."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tiltjax import networks, paths, processes, sde, weights
+from tiltjax.types import Held, Objective
 
 SPREAD_START = ("linear", "trigonometric", "vp")
 
@@ -39,6 +42,48 @@ def perturbed(params, key, size):
     keys = jax.random.split(key, len(leaves))
     moved = [leaf + size * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, moved)
+
+
+def driven(process, drift):
+    """The process by Euler steps with the base's drift b(t, x) given: g_base from b = kappa x + 2 eta (Phi g_base - x / S)."""
+    frame = process.frame
+
+    def g_base(t, x, seen):
+        t = jnp.maximum(t, paths.START)
+        score = (drift(t, x) - frame.path.kappa(t) * x) / (2 * frame.path.eta(t))
+        return (score + x / frame.variance(t)) / frame.response(t)
+
+    return processes.euler(process._replace(g_of=g_base, log_density=None))
+
+
+def trainable(collect, loss, replay, **options):
+    """An objective of collect(params, key, n) -> Batch and loss(params, key, data) that carries nothing."""
+    return Objective(
+        lambda: None,
+        lambda problem, held, key, n: (collect(held.params, key, n), held.carried),
+        lambda held, key, data: loss(held.params, key, data),
+        replay,
+        **options,
+    )
+
+
+def plain(objective):
+    """The objective as a function of what is learned alone: collect(params, key, n) -> Batch, loss(params, key, data)."""
+    return Plain(
+        objective.init,
+        lambda params, key, n: objective.collect(Held(params), key, n)[0],
+        lambda params, key, data: objective.loss(Held(params), key, data),
+        objective.regression,
+    )
+
+
+class Plain(NamedTuple):
+    """An `Objective` that carries nothing."""
+
+    init: Callable
+    collect: Callable
+    loss: Callable
+    regression: object
 
 
 class Draws(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import gaussian, z_scores
 
-from tiltjax import annealing, dynamics, exact, paths, problems, processes, sde
+from tiltjax import annealing, dynamics, exact, frames, paths, problems, processes
 
 SCALE = 1.3
 KEY = jax.random.key(0)
@@ -66,7 +66,7 @@ def test_relative_crooks_needs_no_density_and_is_exact_as_the_step_goes_to_zero(
 def test_walkers_stored_paths_and_diffrax_are_one_simulation(base):
     problem, times = build(base), paths.uniform(9)
     sample = dynamics.simulate(problem, wild, times, KEY)
-    path = sde.simulate_path(problem.process, wild, times, KEY)
+    path = dynamics.simulate_path(problem, wild, times, KEY)
     np.testing.assert_allclose(path.x[-1], sample.x, rtol=1e-9)
     np.testing.assert_allclose(dynamics.log_weight(problem, wild, path), sample.log_weight, rtol=1e-8)
 
@@ -75,9 +75,12 @@ def test_walkers_stored_paths_and_diffrax_are_one_simulation(base):
 def test_a_path_weighs_the_same_under_any_control_that_could_have_drawn_it(base):
     """log w of a path drawn by one drift, under another: from the two Gaussian kernels, written out."""
     problem, times = build(base), paths.uniform(4)
-    path = sde.simulate_path(problem.process, wild, times, KEY)
+    path = dynamics.simulate_path(problem, wild, times, KEY)
     other = lambda t, x: 0.3 * x + t  # noqa: E731
-    anneal, total = problem.anneal, 0.0
+    total = 0.0
+
+    def tilted(t, x):  # r_t, the weight of a walker that starts there
+        return problem.dynamics.start(other, t, x).log_weight
 
     def log_normal(x, mean, variance):
         return -0.5 * jnp.sum((x - mean) ** 2) / variance - jnp.log(2 * jnp.pi * variance)
@@ -85,16 +88,22 @@ def test_a_path_weighs_the_same_under_any_control_that_could_have_drawn_it(base)
     for t, t1, x, x1 in zip(times[:-1], times[1:], path.x[:-1], path.x[1:], strict=True):
         half, dt = 0.5 * NOISE(0.5 * (t + t1)) ** 2, t1 - t
         for tilts, sign in ((1.0, 1.0), (0.0, 1.0 if base == "gaussian" else -1.0)):
-            slope = jax.grad(anneal.tilt, argnums=1)
-            ahead = anneal.base.velocity(t, x) + half * (anneal.base.score(t, x) + tilts * slope(t, x)) + tilts * other(t, x)
-            back = anneal.base.velocity(t1, x1) - half * (anneal.base.score(t1, x1) + tilts * slope(t1, x1))
+            slope = jax.grad(tilted, argnums=1)
+            ahead = (
+                processes.velocity(problem.process, t, x)
+                + half * (processes.score(problem.process, t, x) + tilts * slope(t, x))
+                + tilts * other(t, x)
+            )
+            back = processes.velocity(problem.process, t1, x1) - half * (
+                processes.score(problem.process, t1, x1) + tilts * slope(t1, x1)
+            )
             back = back + tilts * other(t1, x1)
             if tilts or base == "pretrained":
                 total += sign * log_normal(x, x1 - back * dt, 2 * half * dt)
                 total -= sign * log_normal(x1, x + ahead * dt, 2 * half * dt)
 
     def log_rho(t, x):
-        return anneal.tilt(t, x) + (processes.log_marginal(anneal.base, t, x) if base == "gaussian" else 0.0)
+        return tilted(t, x) + (frames.log_marginal(problem.frame, t, x) if base == "gaussian" else 0.0)
 
     total += log_rho(times[-1], path.x[-1]) - log_rho(times[0], path.x[0])
     assert float(dynamics.log_weight(problem, other, path)) == pytest.approx(float(total), rel=1e-9)
@@ -135,7 +144,7 @@ def test_backward_paths_obey_crooks():
     log_weight, path = jax.jit(jax.vmap(one))(jax.random.split(KEY, 10_000))
     assert abs(z_scores(np.exp(-np.asarray(log_weight)), np.exp(-float(log_z)))) < 5
     # the stored normals make the same move forwards
-    again = jax.vmap(lambda p: sde.simulate_path(problem.process, drift, times, KEY, x0=p.x[0], xi=p.noise).x)(path)
+    again = jax.vmap(lambda p: dynamics.simulate_path(problem, drift, times, KEY, x0=p.x[0], xi=p.noise).x)(path)
     np.testing.assert_allclose(again[:10], path.x[:10], atol=1e-9)
 
 
@@ -159,5 +168,5 @@ def test_a_start_at_a_point_and_a_second_annealing_are_refused():
     point = problems.tilt(processes.gaussian(paths.brownian(), (2,)), lambda x: -jnp.sum(x**4))
     with pytest.raises(ValueError, match=r"starts from a point.*paths\.trigonometric"):
         problems.annealed(point)
-    with pytest.raises(ValueError, match="annealed already"):
+    with pytest.raises(ValueError, match=r"got an annealed problem.*pass the problem that was annealed"):
         problems.annealed(problems.annealed(TILT))

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from support import plain
 
 import tiltjax as tj
 from tiltjax import batching
@@ -45,10 +46,10 @@ def test_a_network_that_asks_for_slices_gets_the_same_loss():
     """Every learned quantity, that of the mixture too, has its gradient."""
     target = tj.targets.double_well()
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3), resolution=0.05)
-    network, times = tj.networks.egnn(problem, width=8, depth=2), tj.paths.log_snr(problem.process, 6, 0.05)
+    network, times = tj.networks.egnn(problem, width=8, depth=2), tj.paths.log_snr(problem.frame, 6, 0.05)
 
     def gradient(at_once):
-        objective = tj.losses.minimum_variance(problem, network._replace(at_once=at_once), times)
+        objective = plain(tj.losses.minimum_variance(problem, network._replace(at_once=at_once), times))
         params = tj.types.Learned(control, objective.init())
         data = objective.collect(params, jax.random.key(2), 20).data
         return data.x, jax.value_and_grad(objective.loss)(params, jax.random.key(3), data)

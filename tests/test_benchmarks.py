@@ -114,7 +114,7 @@ def test_the_ceiling_is_that_of_the_whitened_problem(scale):
     problem = tj.problems.sampling(target, process, resolution=0.01, coordinates=affine)
 
     def grid(n: int) -> jax.Array:
-        return tj.paths.log_snr(process, n, 0.01)
+        return tj.paths.log_snr(process.frame, n, 0.01)
 
     sampler = tj.sampling.sampler(problem, tj.networks.zero(problem), (), grid, num_steps=100)
     perfect = runner.exact_sampler(sampler, components)
@@ -144,10 +144,10 @@ def test_a_full_covariance_is_the_gradient_of_the_marginal():
 
     def log_h(m: jax.Array) -> jax.Array:
         return jnp.log(
-            jnp.sum(masses * jnp.exp(jax.vmap(exact.problem.reward)(m[None] + jnp.sqrt(process.residual(t)) * nodes)))
+            jnp.sum(masses * jnp.exp(jax.vmap(exact.problem.reward)(m[None] + jnp.sqrt(process.frame.residual(t)) * nodes)))
         )
 
-    expected = process.gain(t) * jax.grad(log_h)(process.response(t) * x)
+    expected = process.frame.gain(t) * jax.grad(log_h)(process.frame.response(t) * x)
     np.testing.assert_allclose(exact.control(t, x), expected, rtol=1e-6)
 
 
@@ -167,7 +167,7 @@ def test_steps_of_the_tilts_variance_lift_the_ceiling_where_dimensions_are_many(
     ess = {}
     for name, problem in {"base": exact.problem, "tilt": tj.problems.narrowed(exact.problem, ratio)}.items():
         sampler = tj.sampling.sampler(
-            problem, network, (), lambda n: tj.paths.log_snr(exact.problem.process, n, exact.problem.resolution)
+            problem, network, (), lambda n: tj.paths.log_snr(exact.problem.frame, n, exact.problem.resolution)
         )
         ess[name] = float(tj.diagnostics.ess(sampler.sample(jax.random.key(1), 1000, num_steps=100).log_weight))
     assert ess["base"] < 0.02 and ess["tilt"] > 3 * ess["base"]

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import tiltjax as tj
-from tiltjax import checks
+from tiltjax import identity
 
 SMALL = functools.partial(tj.networks.mlp, width=8, depth=1)
 REPLAY = tj.Replay(64, 128, 5, 32, tj.weights.tempered(0.2))
@@ -67,5 +67,5 @@ def test_a_density_that_does_not_normalize_is_refused():
 def test_the_inner_loss_tells_checkpoints_apart():
     """Both learn as much beside the network."""
     inner = (tj.losses.novel_score_matching, tj.losses.target_score_matching)
-    told = [checks.told(functools.partial(tj.losses.learned_variance, loss=loss)) for loss in inner]
+    told = [identity.told(functools.partial(tj.losses.learned_variance, loss=loss)) for loss in inner]
     assert told == [f"learned_variance {{'loss': '{loss.__name__} '}}" for loss in inner]

@@ -13,7 +13,7 @@ from support import gaussian, slow
 import tiltjax as tj
 from benchmarks import cases, coverage
 from tiltjax import diagnostics, losses, networks, paths, problems, sampling, targets, train, weights
-from tiltjax.types import Learned, Replay
+from tiltjax.types import Held, Learned, Replay
 
 LIGHT = 0.1  # the weight of the second well
 WELLS = targets.gmm([[-3.0, 0.0], [3.0, 0.0]], 0.6, [1 - LIGHT, LIGHT])
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 @functools.cache
 def trained(name, tempered) -> Found:
     """Three trainings at once, and their draws."""
-    problem, times, build = PROBLEM, paths.log_snr(PROBLEM.process, 20, 0.3), networks.mlp
+    problem, times, build = PROBLEM, paths.log_snr(PROBLEM.frame, 20, 0.3), networks.mlp
     if name == "nets":
         problem, times, build = problems.annealed(problem, noise=2.0), paths.uniform(20), networks.drift
     network = build(problem, width=32, depth=1)
@@ -95,24 +95,26 @@ def test_on_policy_the_same_loss_loses_what_the_weights_keep(plain, weighted):
 def test_the_rivals_raise_the_reward_and_label_with_it():
     """Of one stage: log w of the whole reward, labels of b' r, b' as the rule says; and b is kept for the next."""
     network = networks.mlp(PROBLEM, width=8, depth=1)
-    times = paths.log_snr(PROBLEM.process, 5, 0.3)
+    times = paths.log_snr(PROBLEM.frame, 5, 0.3)
     replay = coverage.STAGE._replace(num_particles=100, capacity=100, gradient_steps=1, batch_size=10)
     plain = losses.adjoint_sampling(PROBLEM, network, times, clip=jnp.inf)
     loss = functools.partial(losses.adjoint_sampling, clip=jnp.inf)
     objective = coverage.staged(loss, coverage.RECIPES["annealed"].rule)(PROBLEM, network, times, replay=replay)
-    params = Learned(network.init(jax.random.key(0)), coverage.Stage(None, jnp.asarray(0.25)))
-    whole = plain.collect(params._replace(extra=None), jax.random.key(1), 100)
-    batch = jax.jit(lambda key: objective.collect(params, key, 100))(jax.random.key(1))
+    held = Held(Learned(network.init(jax.random.key(0)), None), jnp.asarray(0.25))
+    whole, _ = plain.collect(held, jax.random.key(1), 100)
+    batch, following = jax.jit(lambda key: objective.collect(held, key, 100))(jax.random.key(1))
     np.testing.assert_allclose(batch.log_weight, whole.log_weight, rtol=1e-9)
     rewards = jax.vmap(PROBLEM.reward)(whole.data.x)
     strength = 0.25 + 0.75 * weights.temper(0.75 * rewards, coverage.FLOOR)
-    np.testing.assert_allclose(batch.data.strength, strength, rtol=1e-6)
-    np.testing.assert_allclose(batch.data.data.slope, strength * whole.data.slope, rtol=1e-6)
-    trainer = coverage.advancing(train.trainer(objective, network, SGD, replay=replay))
-    state, metrics = jax.jit(trainer.step)(trainer.init(jax.random.key(2)))
-    assert 0 < float(state.params.extra.strength) < 1 and float(metrics.gradient_norm) > 0
+    np.testing.assert_allclose(following, strength, rtol=1e-6)
+    np.testing.assert_allclose(batch.data.slope, strength * whole.data.slope, rtol=1e-6)
+    trainer = train.trainer(objective, network, SGD, replay=replay)
+    start = trainer.init(jax.random.key(2))
+    assert float(start.carried) == 0  # the buffer's filling is overwritten by the first stage
+    state, metrics = jax.jit(trainer.step)(start)
+    assert 0 < float(state.carried) < 1 and float(metrics.gradient_norm) > 0
     again, _ = jax.jit(trainer.step)(state)
-    assert float(again.params.extra.strength) > float(state.params.extra.strength)
+    assert float(again.carried) > float(state.carried)
 
 
 def test_the_table_knows_its_cases_losses_and_recipes():

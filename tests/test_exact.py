@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, draw, gaussian, z_scores
+from support import FAMILIES, draw, gaussian, plain, z_scores
 
-from tiltjax import diagnostics, exact, losses, paths, processes, sde, targets
+from tiltjax import diagnostics, exact, frames, losses, paths, processes, sde, targets
 from tiltjax.targets.gmm40 import gmm40_means
 from tiltjax.types import Learned, Network
 
@@ -26,7 +26,7 @@ def test_weights_of_the_linear_tilt_have_no_spread(name):
     truth = exact.linear_tilt(process, SLOPE)
     assert float(truth.log_z) == pytest.approx(0.5 * SCALE**2 * float(SLOPE @ SLOPE))
     # where X_0 and X_1 are not quite independent (vp), what X_0 knows of X_1 is left in the weight
-    spread = float(jnp.linalg.norm(SLOPE)) * np.sqrt(max(0.0, SCALE**2 - float(process.residual(0.0))))
+    spread = float(jnp.linalg.norm(SLOPE)) * np.sqrt(max(0.0, SCALE**2 - float(process.frame.residual(0.0))))
     assert spread < (0.05 if name == "vp" else 1e-6)
 
     @jax.jit
@@ -35,7 +35,7 @@ def test_weights_of_the_linear_tilt_have_no_spread(name):
         ends = jax.vmap(lambda key: sde.simulate(process, truth.control, times, key))(jax.random.split(jax.random.key(0), 100))
         return drawn.log_weight, ends.log_ratio + jax.vmap(truth.problem.reward)(ends.x)
 
-    for times in (paths.power(7), paths.log_snr(process, 7, 1e-2)):
+    for times in (paths.power(7), paths.log_snr(process.frame, 7, 1e-2)):
         for log_weight in run(times):
             np.testing.assert_allclose(log_weight, truth.log_z, atol=1e-10 if name != "vp" else 5 * spread)
 
@@ -44,7 +44,7 @@ def test_weights_of_the_linear_tilt_have_no_spread(name):
 def test_adjoint_matching_has_no_residual_at_the_control_of_the_linear_tilt(name):
     process = gaussian(name, (2,), SCALE)
     truth = exact.linear_tilt(process, SLOPE)
-    objective = losses.adjoint_matching(truth.problem, as_network(truth), paths.power(7), num_times=7)
+    objective = plain(losses.adjoint_matching(truth.problem, as_network(truth), paths.power(7), num_times=7))
     batch = objective.collect(Learned((), None), jax.random.key(0), 20)
     assert float(objective.loss(Learned((), None), jax.random.key(1), batch.data)) < 1e-20
     np.testing.assert_allclose(batch.log_weight, truth.log_z, rtol=1e-10)
@@ -80,12 +80,12 @@ def test_control_of_a_mixture_is_the_gradient_of_a_quadrature(name):
     reward = jax.vmap(truth.problem.reward)(y[:, None])
 
     def log_h(t, x):
-        m, residual = process.response(t) * x[0], process.residual(t)
+        m, residual = process.frame.response(t) * x[0], process.frame.residual(t)
         return jax.nn.logsumexp(reward - 0.5 * jnp.square(y - m) / residual - 0.5 * jnp.log(residual))
 
     for t in (0.1, 0.4, 0.7, 0.9):
         for x in (jnp.asarray([-0.7]), jnp.asarray([0.3])):
-            expected = process.diffusion(t) * jax.grad(log_h, 1)(t, x)
+            expected = frames.diffusion(process.frame, t) * jax.grad(log_h, 1)(t, x)
             np.testing.assert_allclose(truth.control(jnp.asarray(t), x), expected, rtol=1e-7)
 
 
@@ -95,7 +95,7 @@ def test_weights_of_a_mixture_lose_their_spread_with_the_step():
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(num_steps):
-        times = paths.log_snr(process, num_steps, truth.problem.resolution)
+        times = paths.log_snr(process.frame, num_steps, truth.problem.resolution)
         return draw(truth.problem, truth.control, times, jax.random.key(0), 4000)
 
     spread = []
@@ -115,7 +115,7 @@ def test_the_grid_sets_a_ceiling_on_the_ess(grid, ceiling):
     variance = np.log1p(np.e) ** 2
     process = processes.gaussian(paths.brownian(30.0), (2,))
     truth = exact.mixture_target(process, jnp.asarray(gmm40_means("fab")), variance, jnp.full(40, 1 / 40))
-    times = paths.uniform(50) if grid == "uniform" else paths.log_snr(process, 50, variance)
+    times = paths.uniform(50) if grid == "uniform" else paths.log_snr(process.frame, 50, variance)
 
     @jax.jit
     def run(key):
@@ -131,5 +131,5 @@ def test_closed_forms_refuse_what_they_do_not_hold_for():
     process = gaussian("linear", (2,), 1.0)
     with pytest.raises(ValueError, match=r"below the base's 1\.0; got"):
         exact.gaussian_target(process, jnp.zeros(2), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"Gaussian processes; got one known by"):
+    with pytest.raises(ValueError, match=r"needs a Gaussian process; got one known by"):
         exact.linear_tilt(process._replace(log_density=None), SLOPE)

@@ -33,10 +33,10 @@ def test_dissipation_of_a_gaussian_target_is_that_of_theory(family):
     """g has slope -1 / (R + q'), 1/q' = 1/v - 1/s^2: a fine step adds sum_i (R - R')^2 / (R + q'_i)^2 / 2."""
     process, variance = gaussian(family, (2,), 1.5), jnp.asarray([0.1, 0.6])
     truth = exact.gaussian_target(process, jnp.asarray([0.5, -0.5]), variance)
-    times = paths.log_snr(process, 200, 0.1)
+    times = paths.log_snr(process.frame, 200, 0.1)
     spent = jax.jit(lambda key: dynamics.dissipation(truth.problem, truth.control, times, key, 4000))(KEY)
-    residual = np.asarray(jax.vmap(process.residual)(times))
-    excess = 1 / (1 / np.asarray(variance) - 1 / process.scale**2)
+    residual = np.asarray(jax.vmap(process.frame.residual)(times))
+    excess = 1 / (1 / np.asarray(variance) - 1 / process.frame.scale**2)
     middle = 0.5 * (residual[1:] + residual[:-1])
     expected = 0.5 * ((residual[:-1] - residual[1:])[:, None] ** 2 / (middle[:, None] + excess) ** 2).sum(1)
     found = (
@@ -52,12 +52,12 @@ TARGET = exact.Mixture(jnp.asarray([[-1.2, 0.1], [1.0, -1.3], [1.1, 1.0]]), 0.01
 def memoryless():
     process = gaussian("linear", (2,), 1.5)
     truth = exact.mixture_target(process, *TARGET)
-    return truth.problem, truth.control, lambda n: paths.log_snr(process, n, 1e-4)
+    return truth.problem, truth.control, lambda n: paths.log_snr(process.frame, n, 1e-4)
 
 
 def pretrained():
     truth = exact.mixture_tilt(gaussian("linear", (2,), 1.5), BASE, TARGET)
-    return truth.problem, truth.control, lambda n: paths.log_snr(truth.problem.process, n, 1e-4)
+    return truth.problem, truth.control, lambda n: paths.log_snr(truth.problem.frame, n, 1e-4)
 
 
 def annealed():
@@ -88,7 +88,7 @@ def test_a_refined_grid_is_saved_and_loaded(tmp_path):
     problem, _, _ = memoryless()
     network = tj.networks.mlp(problem, 8, 1)
     sampler = sampling.sampler(
-        problem, network, perturbed(network.init(KEY), KEY, 0.05), lambda n: paths.log_snr(problem.process, n, 0.01)
+        problem, network, perturbed(network.init(KEY), KEY, 0.05), lambda n: paths.log_snr(problem.frame, n, 0.01)
     )
     refined = sampler.refine(KEY, num_particles=64, num_steps=50)
     refined.save(tmp_path / "s")

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import draw, gaussian, perturbed, small, z_scores
+from support import draw, gaussian, perturbed, plain, small, z_scores
 
 import tiltjax as tj
 from tiltjax import diagnostics, dynamics, exact, losses, networks, paths, problems, processes, sde, targets, weights
 from tiltjax.losses.collect import EndPoints
 from tiltjax.losses.learned_variance import RATE
+from tiltjax.losses.learned_variance import ratio as ratio_of
 from tiltjax.types import Learned, Replay
 
 MEAN, VARIANCE = jnp.asarray([0.4, -0.7]), jnp.asarray([0.02, 0.3])
@@ -21,8 +22,8 @@ REPLAY = Replay(256, 512, 30, 128, weights.tempered(0.3))
 
 def known(process, t):
     """Var*[X_1 | X_t] / R_t where the tilt is N(MEAN, VARIANCE): 1 / v = 1 / VARIANCE - 1 / s^2 + 1 / R."""
-    residual = process.residual(t)
-    return 1 / (residual * (1 / VARIANCE - 1 / process.scale**2) + 1)
+    residual = process.frame.residual(t)
+    return 1 / (residual * (1 / VARIANCE - 1 / process.frame.scale**2) + 1)
 
 
 def uneven(process, t):
@@ -37,7 +38,7 @@ def test_a_gaussian_is_sampled_exactly_at_any_number_of_steps(family, num_steps)
     process = gaussian(family, (2,), SCALE)
     truth = exact.gaussian_target(process, MEAN, VARIANCE)
     narrow = truth.problem._replace(process=processes.narrowed(process, lambda t: known(process, t)))
-    times = paths.log_snr(process, num_steps, 0.02)
+    times = paths.log_snr(process.frame, num_steps, 0.02)
     found = draw(narrow, truth.control, times, jax.random.key(0), 4000)
     np.testing.assert_allclose(found.log_weight, truth.log_z, atol=1e-8)
     assert np.abs(z_scores(found.path.x[:, -1], np.asarray(MEAN))).max() < 5
@@ -62,7 +63,7 @@ def random_control(family, base="gaussian"):
 @pytest.mark.parametrize("family", ["vp", "geometric"])
 def test_weights_are_unbiased_in_every_form(family, num_steps):
     problem, control = random_control(family)
-    process, times = problem.process, paths.log_snr(problem.process, num_steps, 0.1)
+    process, times = problem.process, paths.log_snr(problem.frame, num_steps, 0.1)
     key = jax.random.key(num_steps)
     found = draw(problem, control, times, key, 8000)
     w = np.exp(np.asarray(found.log_weight))
@@ -80,7 +81,7 @@ def test_weights_are_unbiased_in_every_form(family, num_steps):
 def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
     """The log weight of a stored path under another control is that of the same states drawn by the other."""
     problem, control = random_control(family)
-    times = paths.log_snr(problem.process, 6, 0.1)
+    times = paths.log_snr(problem.frame, 6, 0.1)
     path = sde.simulate_path(problem.process, lambda t, x: 0.3 - 0.2 * x, times, jax.random.key(3))
     under = dynamics.log_weight(problem, control, path)
     u = jax.vmap(control)(times[:-1], path.x[:-1])
@@ -91,7 +92,7 @@ def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
 def test_paths_back_from_the_target_weigh_as_those_forward(family):
     """E over paths of the tilt of 1 / w is 1 / Z, and the forward path stored has the states of the path back."""
     problem, control = random_control(family)
-    times = paths.log_snr(problem.process, 6, 0.1)
+    times = paths.log_snr(problem.frame, 6, 0.1)
     x1 = problem.target.sample(jax.random.key(5), 8000)
 
     def one(key, x):
@@ -124,7 +125,7 @@ def test_the_likelihood_is_least_at_the_variance_of_the_target():
         key_x, key_loss = jax.random.split(key)
         x = MEAN[None] + jnp.sqrt(VARIANCE)[None] * jax.random.normal(key_x, (128, 2))
         end = EndPoints(x, jax.vmap(jax.grad(problem.reward))(x))
-        of = lambda table: objective.loss(Learned((), right._replace(table=table)), key_loss, end)  # noqa: E731
+        of = lambda table: plain(objective).loss(Learned((), right._replace(table=table)), key_loss, end)  # noqa: E731
         return jnp.sum(jax.grad(of)(table), 0)
 
     keys = jax.random.split(jax.random.key(0), 200)
@@ -150,10 +151,10 @@ def fitted(name):
 def test_a_fit_learns_the_variance():
     """From 1 to near the known one, 0.03 and less, and with it comes a higher ESS at few steps."""
     problem, sampler = fitted("learned_variance")
-    ratio = np.asarray(sampler.record["ratio"])
+    ratio = np.asarray(ratio_of(sampler.extra))
     where = problems.level_bin(problem, len(ratio))
     for t in (0.6, 0.8, 0.9):
-        expected = 1 / (problem.process.residual(t) * (1 / 0.01 - 1) + 1)
+        expected = 1 / (problem.frame.residual(t) * (1 / 0.01 - 1) + 1)
         above = ratio[where(jnp.asarray(t))] / expected  # the error of the control's own prediction is in it
         assert np.all((above > 0.7) & (above < 2.5)), t
     _, plain = fitted("minimum_variance")
@@ -187,7 +188,7 @@ def test_seeds_in_one_program_have_a_variance_each():
     small = {**SMALL, "loss": losses.learned_variance, "replay": REPLAY, "num_updates": 30}
     together = tj.fit_seeds(keys, problem, **small)
     alone = tj.fit(keys[1], problem, **small)
-    np.testing.assert_allclose(together[1].record["ratio"], alone.record["ratio"], rtol=1e-6)
+    np.testing.assert_allclose(ratio_of(together[1].extra), ratio_of(alone.extra), rtol=1e-6)
     drawn = [s.sample(jax.random.key(4), 20, num_steps=5).log_weight for s in (*together, alone)]
     np.testing.assert_allclose(*drawn[1:], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(drawn[0], drawn[1]) and together[0].record["ratio"] != together[1].record["ratio"]
+    assert not np.allclose(drawn[0], drawn[1]) and not np.allclose(ratio_of(together[0].extra), ratio_of(together[1].extra))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import gaussian, slow, small, z_scores
+from support import gaussian, plain, slow, small, z_scores
 
 from tiltjax import diagnostics, exact, losses, networks, paths, problems, run, sampling, sde, targets, train, weights
 from tiltjax.losses import collect, score_matching
@@ -56,9 +56,9 @@ class Nearby(NamedTuple):
 
 def nearby(process, truth) -> Nearby:
     def apply(params, t, x):
-        m, rest = process.response(t) * x, process.residual(t) / process.scale**2
+        m, rest = process.frame.response(t) * x, process.frame.residual(t) / process.frame.scale**2
         change = params[0] + params[1] * m + params[2] * jnp.sum(jnp.square(m)) * rest
-        return truth.control(t, x) + process.gain(t) * change
+        return truth.control(t, x) + process.frame.gain(t) * change
 
     zero = (jnp.zeros(2), jnp.zeros(()), jnp.zeros(2))
     return Nearby(truth, Network(lambda key: zero, apply), zero)
@@ -95,7 +95,7 @@ def slopes(objective, params, data_of):
     def all_of_them(keys):
         def one(key):
             key_data, key_loss = jax.random.split(key)
-            grads = jax.grad(objective.loss)(params, key_loss, data_of(key_data))
+            grads = jax.grad(plain(objective).loss)(params, key_loss, data_of(key_data))
             return jnp.concatenate([jnp.atleast_1d(g) for g in grads.control])
 
         return jax.lax.map(one, keys, batch_size=50)
@@ -152,14 +152,14 @@ def test_losses_on_paths_have_no_slope_at_the_control_of_the_linear_tilt(name):
     options = {"log_z": float(truth.log_z)} if name == "trajectory_balance" else {}
     objective = getattr(losses, name)(truth.problem, near.network, times, **options)
     params = Learned(near.params, objective.init())
-    found = slopes(objective, params, lambda key: objective.collect(params, key, 16).data)
+    found = slopes(objective, params, lambda key: plain(objective).collect(params, key, 16).data)
     if name == "relative_entropy":
         assert (found.std(0) > 0).all() and np.abs(z_scores(found, 0.0)).max() < 5
     else:
         np.testing.assert_allclose(found, 0.0, atol=1e-9)
     # the path of one control, the slope of another
     away = Learned((near.params[0] + 0.3, *near.params[1:]), params.extra)
-    moved = slopes(objective, away, lambda key: objective.collect(params, key, 16).data)
+    moved = slopes(objective, away, lambda key: plain(objective).collect(params, key, 16).data)
     assert np.abs(moved.mean(0)).max() > 1e-3
 
 
@@ -167,13 +167,13 @@ def test_losses_on_paths_have_no_slope_at_the_control_of_the_linear_tilt(name):
 def test_losses_on_paths_have_no_slope_at_the_exact_control_of_a_pretrained_base(name):
     """Its steps are of order one, and so is the slope: with 300 of them it is zero within the noise of 400 batches."""
     near = pretrained_mixture("linear")
-    problem, times = near.truth.problem, paths.log_snr(near.truth.problem.process, 300, 0.15)
+    problem, times = near.truth.problem, paths.log_snr(near.truth.problem.frame, 300, 0.15)
     objective = getattr(losses, name)(problem, near.network, times)
     params = Learned(near.params, objective.init())
-    found = slopes(objective, params, lambda key: objective.collect(params, key, 8).data)
+    found = slopes(objective, params, lambda key: plain(objective).collect(params, key, 8).data)
     assert (found.std(0) > 0).all() and np.abs(z_scores(found, 0.0)).max() < 5
     away = Learned((near.params[0] + 0.5, *near.params[1:]), params.extra)
-    moved = slopes(objective, away, lambda key: objective.collect(away, key, 8).data)
+    moved = slopes(objective, away, lambda key: plain(objective).collect(away, key, 8).data)
     assert np.abs(z_scores(moved, 0.0)).max() > 5
 
 
@@ -185,10 +185,10 @@ def test_labels_of_adjoint_matching_are_those_of_the_clipped_gradient():
     for clip, factor in ((10.0, 10 * np.sqrt(2 / 0.5) / 500), (1000.0, 1.0)):
         item, clipped = labelled(problem, path, clip)
         assert bool(clipped) == (factor < 1)
-        gain = jax.vmap(process.gain)(times[:-1])[:, None]
+        gain = jax.vmap(process.frame.gain)(times[:-1])[:, None]
         np.testing.assert_allclose(item.target, gain * factor * steepness[None], rtol=1e-9)
     objective = losses.adjoint_matching(problem, small(problem), times, replay=Replay(8))
-    batch = objective.collect(Learned(small(problem).init(jax.random.key(0)), None), jax.random.key(1), 8)
+    batch = plain(objective).collect(Learned(small(problem).init(jax.random.key(0)), None), jax.random.key(1), 8)
     assert batch.clipped.all()
 
 
@@ -197,8 +197,8 @@ def test_log_weights_of_the_losses_are_those_of_the_paths():
     near, times = mixture("linear"), paths.power(6)
     objective = losses.trajectory_balance(near.truth.problem, near.network, times, log_z=0.4, rate=2.0)
     params = Learned(near.params, jnp.asarray(0.1))
-    batch = objective.collect(params, jax.random.key(0), 50)
-    value = objective.loss(params, jax.random.key(1), batch.data)
+    batch = plain(objective).collect(params, jax.random.key(0), 50)
+    value = plain(objective).loss(params, jax.random.key(1), batch.data)
     assert float(value) == pytest.approx(float(jnp.mean((batch.log_weight - 0.6) ** 2)), rel=1e-9)
     variance = losses.log_variance(near.truth.problem, near.network, times)
     value = variance.loss(params, jax.random.key(1), batch.data)
@@ -257,7 +257,7 @@ def built(base="gaussian", on_annealed=None) -> Easy:
     build, bias = BUILDS[base]
     problem = build(calls := [])
     if on_annealed is None:
-        return ready(problem, small(problem), lambda n: paths.log_snr(problem.process, n, 0.3), bias, calls)
+        return ready(problem, small(problem), lambda n: paths.log_snr(problem.frame, n, 0.3), bias, calls)
     problem = problems.annealed(problem, noise=0.7)
     return ready(problem, on_annealed(problem, width=16, depth=1), paths.uniform, bias, calls)
 
@@ -328,7 +328,7 @@ def test_the_learned_mixture_finds_the_targets_own_scale():
             extra, opt_state = carry
             x = jnp.asarray([0.5, -0.5])[None] + jnp.sqrt(variance)[None] * jax.random.normal(key, (256, 2))
             data = collect.EndPoints(x, jax.vmap(jax.grad(truth.problem.reward))(x))
-            slope = jax.grad(lambda extra: objective.loss(Learned(near.params, extra), key, data))(extra)
+            slope = jax.grad(lambda extra: plain(objective).loss(Learned(near.params, extra), key, data))(extra)
             with jax.numpy_dtype_promotion("standard"):
                 change, opt_state = optimizer.update(slope, opt_state)
             return (optax.apply_updates(extra, change), opt_state), None
@@ -336,12 +336,12 @@ def test_the_learned_mixture_finds_the_targets_own_scale():
         extra = objective.init()
         (extra, _), _ = jax.lax.scan(update, (extra, optimizer.init(extra)), jax.random.split(key, 600))
         weight = score_matching.learned(truth.problem, 6).weight
-        times = paths.time_at(process, jnp.exp(jnp.linspace(-0.2, jnp.log(0.3 * 0.1 / SCALE**2) + 0.2, 12)))
+        times = paths.time_at(process.frame, jnp.exp(jnp.linspace(-0.2, jnp.log(0.3 * 0.1 / SCALE**2) + 0.2, 12)))
         return times, jax.vmap(lambda t: weight(extra, t))(times)
 
     times, gamma = learn(jax.random.key(0))
     scale = 1 / (1 / variance - 1 / SCALE**2)
-    residual = jax.vmap(process.residual)(times)[:, None]
+    residual = jax.vmap(process.frame.residual)(times)[:, None]
     np.testing.assert_allclose(gamma, residual / (residual + scale[None]), atol=0.02)
 
 

@@ -46,13 +46,13 @@ def test_one_set_of_parameters_is_one_control_on_every_path(name):
     found = []
     for family in ("linear", "geometric"):
         process = problem(family).process
-        t = process.path.time(jnp.asarray(1.3) / process.scale**2)  # where R / s^2 = 1 / 2.3
-        assert float(process.residual(t)) == pytest.approx(process.scale**2 / 2.3)
+        t = process.frame.path.time(jnp.asarray(1.3) / process.frame.scale**2)  # where R / s^2 = 1 / 2.3
+        assert float(process.frame.residual(t)) == pytest.approx(process.frame.scale**2 / 2.3)
         network = MAKERS[name](problem(family))
         params = perturbed(network.init(jax.random.key(1)), jax.random.key(2), 0.3)
-        u = network.apply(params, t, X / process.response(t))
+        u = network.apply(params, t, X / process.frame.response(t))
         assert jnp.all(jnp.isfinite(u)) and jnp.any(u != 0)
-        found.append(u / process.gain(t))
+        found.append(u / process.frame.gain(t))
     np.testing.assert_allclose(*found, rtol=1e-7)
 
 
@@ -63,9 +63,9 @@ def test_score_informed_adds_the_clipped_gradient_at_the_predicted_end():
     process = problem().process
     limit = 0.5 * np.sqrt(6 / 0.1)
     for x in (0.1 * X, 50.0 * X):
-        slope = jax.grad(reward)(process.response(T) * x)
+        slope = jax.grad(reward)(process.frame.response(T) * x)
         slope = slope * min(1.0, limit / float(jnp.linalg.norm(slope)))
-        np.testing.assert_allclose(network.apply(params, T, x), process.gain(T) * slope, rtol=1e-9)
+        np.testing.assert_allclose(network.apply(params, T, x), process.frame.gain(T) * slope, rtol=1e-9)
     spoilt = problem(r=lambda x: reward(x) + jnp.log(x[0, 0] - 100.0))
     assert jnp.all(jnp.isfinite(networks.score_informed(spoilt, width=8, depth=1).apply(params, T, X)))
 
@@ -119,7 +119,7 @@ def test_weights_are_those_of_the_control_in_half_precision():
     target = problems.tilt(gaussian("linear", SHAPE, 1.5), lambda x: -0.5 * jnp.sum(jnp.square(x)), resolution=0.1)
     network = HALF["mlp"](target, dtype=jnp.bfloat16)
     params = perturbed(network.init(jax.random.key(1)), jax.random.key(2), 0.02)
-    sampler = sampling.sampler(target, network, params, lambda n: paths.log_snr(target.process, n, 0.1))
+    sampler = sampling.sampler(target, network, params, lambda n: paths.log_snr(target.frame, n, 0.1))
     weight = np.exp(np.asarray(sampler.sample(jax.random.key(3), 20_000, num_steps=10).log_weight))
     truth = (1 + 1.5**2) ** -3
     assert abs(weight.mean() - truth) < 5 * weight.std() / np.sqrt(weight.size)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import z_scores
+from support import plain, z_scores
 from test_annealed import LOG_Z, TARGET, build, moving_gaussian, wild
 
 from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, sde, weights
@@ -35,7 +35,7 @@ def test_jarzynski_weighs_as_the_target(base):
 
     def one(key):
         path = sde.simulate_path(problem.process, wild, times, key)
-        return path.x[-1], dynamics.jarzynski(problem.anneal, wild, path)
+        return path.x[-1], dynamics.jarzynski(problem, wild, path)
 
     x, work = jax.jit(jax.vmap(one))(jax.random.split(KEY, 8000))
     w = np.exp(np.asarray(work))
@@ -52,7 +52,7 @@ def test_crooks_and_jarzynski_agree_path_by_path(base):
     def compare(num_steps):
         def one(key):
             path = sde.simulate_path(problem.process, wild, paths.uniform(num_steps), key)
-            return dynamics.log_weight(problem, wild, path), dynamics.jarzynski(problem.anneal, wild, path)
+            return dynamics.log_weight(problem, wild, path), dynamics.jarzynski(problem, wild, path)
 
         return map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(KEY, 400)))
 
@@ -68,7 +68,7 @@ def test_the_exact_drift_has_no_residual():
     problem, drift, _ = moving_gaussian()
     for t in map(jnp.asarray, (0.0, 0.3, 0.8)):
         for x in jax.random.normal(KEY, (5, 2)):
-            rate = dynamics.work_rate(drift, t, x, dynamics.rates(problem.anneal, t, x))
+            rate = dynamics.work_rate(drift, t, x, problem.dynamics.rates(t, x))
             assert float(rate) == pytest.approx(float(t) * (0.8**2 + 0.5**2), abs=1e-9)
 
 
@@ -92,9 +92,9 @@ def test_losses_have_no_slope_at_the_exact_drift(name):
     network, params = around(drift)
     times = paths.uniform(64)
     if name == "action_matching":
-        objective, extra = losses.action_matching(problem, network, times), None
+        objective, extra = plain(losses.action_matching(problem, network, times)), None
     else:
-        objective = losses.nets(problem, network, times, hutchinson=name == "hutchinson", bins=8, rate=1.0)
+        objective = plain(losses.nets(problem, network, times, hutchinson=name == "hutchinson", bins=8, rate=1.0))
         extra = jnp.linspace(0, 1, 9) * (0.8**2 + 0.5**2)  # F(t), linear in t
 
     def slopes(params):
@@ -119,7 +119,9 @@ def test_the_random_divergence_keeps_the_square_unbiased():
     problem, drift, _ = moving_gaussian()
     network, _ = around(drift)
     params = Learned((jnp.asarray([0.2, 0.1]), jnp.asarray(0.3), jnp.asarray([0.4, -0.6])), jnp.zeros(9))
-    exactly, randomly = (losses.nets(problem, network, paths.uniform(8), hutchinson=flag, bins=8) for flag in (False, True))
+    exactly, randomly = (
+        plain(losses.nets(problem, network, paths.uniform(8), hutchinson=flag, bins=8)) for flag in (False, True)
+    )
     data = exactly.collect(params, KEY, 16).data
 
     def difference(key):
@@ -135,7 +137,7 @@ def test_the_horizon_ends_where_the_weights_are_spent():
     times = paths.uniform(40)
     horizons = []
     for control in (lambda p, t, x: 0 * x, lambda p, t, x: drift(t, x)):
-        objective = losses.nets(problem, Network(lambda key: (), control), times, ess_floor=0.8)
+        objective = plain(losses.nets(problem, Network(lambda key: (), control), times, ess_floor=0.8))
         batch = objective.collect(Learned((), objective.init()), KEY, 500)
         horizon = int(batch.data.horizon[0])
         horizons.append(horizon)
@@ -152,14 +154,14 @@ def test_walkers_carry_their_jarzynski_weights():
     """The work along the path, by which action matching weighs, is the weight of `dynamics.log_weight` at its end."""
     problem = build("gaussian")
     network = networks.potential(problem, width=8, depth=1)
-    objective = losses.action_matching(problem, network, paths.uniform(12))
+    objective = plain(losses.action_matching(problem, network, paths.uniform(12)))
     batch = objective.collect(Learned(network.init(KEY), None), KEY, 50)
-    constant = problem.anneal.tilt(jnp.zeros(()), jnp.zeros(2))
+    constant = problem.dynamics.start(wild, jnp.zeros(()), jnp.zeros(2)).log_weight
     np.testing.assert_allclose(batch.data.work[:, -1] + constant, batch.log_weight, rtol=1e-9)
 
 
 def test_what_is_missing_is_said():
-    truth = exact.mixture_target(build("gaussian").anneal.base, *TARGET)
+    truth = exact.mixture_target(build("gaussian").process, *TARGET)
     network = networks.mlp(truth.problem, 8, 1)
     for loss in (losses.nets, losses.action_matching):
         with pytest.raises(ValueError, match=r"needs an annealed problem; got a memoryless one\. Use problems\.annealed"):

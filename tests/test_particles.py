@@ -247,8 +247,8 @@ def test_egnn_on_the_messages_of_a_loop():
     params = perturbed(network.init(KEY), jax.random.key(1), 0.3)
     t, y = jnp.asarray(0.4), jax.random.normal(KEY, (2, 2))
     process = problem.process
-    z = particles.embed(process.response(t) * y / process.scale)
-    level = process.residual(t) + problem.resolution
+    z = particles.embed(process.frame.response(t) * y / process.frame.scale)
+    level = process.frame.residual(t) + problem.resolution
     layer, silu = params["layers"][0], jax.nn.silu
 
     def dense(p, x):
@@ -265,7 +265,7 @@ def test_egnn_on_the_messages_of_a_loop():
             total, pull = total + m, pull + dense(layer["pull"], m) * (z[i] - z[j]) / 3
         own = h + dense(layer["node"], silu(dense(layer["gather"], total / math.sqrt(3))))
         v.append(pull + dense(params["own"], own) * z[i])
-    expected = process.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
+    expected = process.frame.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
     np.testing.assert_allclose(network.apply(params, t, y), expected, rtol=1e-5)
 
 

@@ -97,7 +97,7 @@ def test_brownian_paths_imply_a_scale():
 GRIDS = {
     "uniform": lambda process: paths.uniform(200),
     "power": lambda process: paths.power(200),
-    "log_snr": lambda process: paths.log_snr(process, 200, 1e-3 * process.scale**2),
+    "log_snr": lambda process: paths.log_snr(process.frame, 200, 1e-3 * process.frame.scale**2),
 }
 
 
@@ -111,7 +111,7 @@ def test_every_step_has_its_variance_in_float32(path, grid):
         t, t1 = times[:-1], times[1:]
         x = jnp.ones_like(t)
         forward, backward = jax.vmap(process.transition)(t, t1, x), jax.vmap(process.reverse)(t, t1, x)
-        clock = jax.vmap(process.clock)(t, t1) * jnp.square(jax.vmap(process.gain)(t))
+        clock = jax.vmap(process.clock)(t, t1) * jnp.square(jax.vmap(process.frame.gain)(t))
         # the first reverse step of a fixed start is a point mass
         return jnp.square(forward[1]), jnp.square(backward[1])[1:], clock
 
@@ -137,24 +137,24 @@ def test_uniform_and_power_grids():
 @pytest.mark.parametrize("scale", [0.5, 4.0])
 def test_log_snr_grid_is_uniform_in_log_residual(name, path, scale):
     process = processes.gaussian(path, (2,), None if name in FIXED_START else scale)
-    s2 = process.scale**2
-    times = paths.log_snr(process, 30, 1e-2 * s2)
+    s2 = process.frame.scale**2
+    times = paths.log_snr(process.frame, 30, 1e-2 * s2)
     assert times.shape == (31,) and times[0] == 0 and times[-1] == 1
-    log_r = np.log(np.asarray(jax.vmap(process.residual)(times[1:-1])) / s2)
-    first = np.log(float(process.residual(0.0)) / s2)  # 0, but where X_1 remembers X_0 (vp: a little)
+    log_r = np.log(np.asarray(jax.vmap(process.frame.residual)(times[1:-1])) / s2)
+    first = np.log(float(process.frame.residual(0.0)) / s2)  # 0, but where X_1 remembers X_0 (vp: a little)
     np.testing.assert_allclose(log_r, np.linspace(first, np.log(1e-3), 30)[1:], atol=1e-7)
     level = jnp.asarray([0.9, 0.1, 1e-4])
-    np.testing.assert_allclose(jax.vmap(process.residual)(paths.time_at(process, level)) / s2, level, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(process.frame.residual)(paths.time_at(process.frame, level)) / s2, level, rtol=1e-6)
 
 
 def test_a_grid_too_fine_for_its_precision_says_so():
     process = processes.gaussian(paths.brownian(), ())
-    assert len(paths.log_snr(process, 50, 1e-12)) == 51
+    assert len(paths.log_snr(process.frame, 50, 1e-12)) == 51
     with jax.enable_x64(False), pytest.raises(ValueError, match=r"float32.*paths\.linear"):
-        paths.log_snr(process, 50, 1e-12)
+        paths.log_snr(process.frame, 50, 1e-12)
 
 
 def test_a_grid_may_be_made_inside_jit():
     process = processes.gaussian(paths.linear(), ())
-    for make in (lambda: paths.uniform(5), lambda: paths.power(5), lambda: paths.log_snr(process, 5, 0.01)):
+    for make in (lambda: paths.uniform(5), lambda: paths.power(5), lambda: paths.log_snr(process.frame, 5, 0.01)):
         np.testing.assert_array_equal(jax.jit(make)(), make())

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 def test_any_parametrization_gives_the_others(family, name):
     """Each is computed by hand from the mixture's score; a process made from one has the velocity and score of all."""
     nominal = gaussian(family, (2,), SCALE)
-    path, known = nominal.path, exact.mixture_base(nominal, BASE)
+    path, known = nominal.frame.path, exact.mixture_base(nominal, BASE)
 
     def log_marginal(t, x):  # p_t of the mixture, from the definition of the path
         mean, variance = path.alpha(t) * BASE.means, jnp.square(path.alpha(t)) * BASE.variance + jnp.square(path.beta(t))
@@ -33,18 +33,20 @@ def test_any_parametrization_gives_the_others(family, name):
         "velocity": lambda t, x: path.kappa(t) * x + path.eta(t) * score(t, x),
         "denoiser": lambda t, x: (x + jnp.square(path.beta(t)) * score(t, x)) / path.alpha(t),
     }[name]
-    process = processes.pretrained(path, (2,), scale=nominal.scale, **{name: model})
+    process = processes.pretrained(path, (2,), scale=nominal.frame.scale, **{name: model})
     x = jnp.asarray([0.4, -1.1])
     for t in map(jnp.asarray, (0.05, 0.4, 0.9, 0.97)):
-        np.testing.assert_allclose(process.score(t, x), score(t, x), rtol=1e-8)
-        np.testing.assert_allclose(process.velocity(t, x), path.kappa(t) * x + path.eta(t) * score(t, x), rtol=1e-8)
-        np.testing.assert_allclose(process.slope(t, x), known.slope(t, x), rtol=1e-8)
+        np.testing.assert_allclose(processes.score(process, t, x), score(t, x), rtol=1e-8)
+        np.testing.assert_allclose(processes.velocity(process, t, x), path.kappa(t) * x + path.eta(t) * score(t, x), rtol=1e-8)
+        np.testing.assert_allclose(process.g_base(t, x), known.g_base(t, x), rtol=1e-8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_the_gaussian_itself_makes_its_exact_steps(family):
     nominal = gaussian(family, (2,), SCALE)
-    process = processes.pretrained(nominal.path, (2,), denoiser=lambda t, x: nominal.response(t) * x, scale=nominal.scale)
+    process = processes.pretrained(
+        nominal.frame.path, (2,), denoiser=lambda t, x: nominal.frame.response(t) * x, scale=nominal.frame.scale
+    )
     x, t, t1 = jnp.asarray([0.4, -1.1]), jnp.asarray(0.3), jnp.asarray(0.7)
     for a, b in zip(process.transition(t, t1, x), nominal.transition(t, t1, x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
@@ -61,13 +63,13 @@ def test_the_steps_end_in_the_base_with_weak_order_one(family):
 
     def error(num_steps):
         # E[f(X_1) | X_k = x] backwards, in m = Phi x, where every step is one of variance R - R'
-        times = paths.log_snr(nominal, num_steps, 0.05)
+        times = paths.log_snr(nominal.frame, num_steps, 0.05)
         value = jnp.asarray(grid**2)
 
         def back(value, k):
-            response = nominal.response(times[k])
+            response = nominal.frame.response(times[k])
             mean, std = jax.vmap(lambda m: process.transition(times[k], times[k + 1], m / response))(grid[:, None])
-            after = nominal.response(times[k + 1])
+            after = nominal.frame.response(times[k + 1])
             nodes, mass = np.polynomial.hermite_e.hermegauss(40)
             points = after * (mean + std[0] * nodes[None])
             return jnp.interp(points.ravel(), grid, value).reshape(points.shape) @ (mass / mass.sum()), None
@@ -76,9 +78,11 @@ def test_the_steps_end_in_the_base_with_weak_order_one(family):
         # the first step starts from X_0 ~ N(0, alpha_0^2 s^2 + beta_0^2) or from X_0 = 0
         _, std = process.transition(times[0], times[1], jnp.zeros(1))
         nodes, mass = np.polynomial.hermite_e.hermegauss(60)
-        starts = np.sqrt(float(jnp.square(nominal.path.alpha(0.0)) * nominal.scale**2 + jnp.square(nominal.path.beta(0.0))))
+        starts = np.sqrt(
+            float(jnp.square(nominal.frame.path.alpha(0.0)) * nominal.frame.scale**2 + jnp.square(nominal.frame.path.beta(0.0)))
+        )
         means = jax.vmap(lambda z: process.transition(times[0], times[1], starts * z)[0])(nodes[:, None])
-        points = nominal.response(times[1]) * (means + std * nodes[None])
+        points = nominal.frame.response(times[1]) * (means + std * nodes[None])
         inner = jnp.interp(points.ravel(), grid, value).reshape(points.shape) @ (mass / mass.sum())
         return float(jnp.sum(inner * mass) / mass.sum()) - second
 
@@ -95,7 +99,7 @@ def tilt(family="linear"):
 def test_weights_of_any_control_tilt_the_base_of_the_grid(family):
     """E[w] under a random network equals E[exp r] under no control on the same grid of 12 steps."""
     problem = tilt(family).problem
-    times = paths.log_snr(problem.process, 12, problem.resolution)
+    times = paths.log_snr(problem.frame, 12, problem.resolution)
     net = small(problem)
     params = perturbed(net.init(KEY), jax.random.key(1), 0.15)
     run = jax.jit(lambda control, key: jnp.exp(draw(problem, control, times, key, 20_000).log_weight), static_argnums=0)
@@ -115,7 +119,7 @@ def test_at_the_exact_control_the_spread_of_the_weights_shrinks_with_the_step(fa
         log_weight = draw(truth.problem, truth.control, times, KEY, 1000).log_weight
         return jnp.std(log_weight), jnp.mean(log_weight)
 
-    (coarse, _), (fine, mean) = (spread(paths.log_snr(truth.problem.process, n, 0.05)) for n in (30, 120))
+    (coarse, _), (fine, mean) = (spread(paths.log_snr(truth.problem.frame, n, 0.05)) for n in (30, 120))
     assert fine < 0.3 and 1.5 < coarse / fine < 3.0  # as the root of the step
     assert abs(mean) < 0.1
 
@@ -134,7 +138,7 @@ def test_relative_crooks_is_girsanov_on_a_base_without_density():
 def test_the_closed_form_tilts_the_base_into_the_target():
     """Under u* the end points have the target's moments."""
     truth = tilt("trigonometric")
-    times = paths.log_snr(truth.problem.process, 150, 0.05)
+    times = paths.log_snr(truth.problem.frame, 150, 0.05)
     x = np.asarray(jax.jit(lambda k: draw(truth.problem, truth.control, times, k, 4000).path.x[:, -1])(KEY))
     mean = np.asarray(TARGET.weights) @ np.asarray(TARGET.means)
     assert np.abs(z_scores(x, mean)).max() < 5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import FAMILIES, gaussian
 
-from tiltjax import paths, processes, sde
+from tiltjax import frames, paths, processes, sde
 
 SCALE = 1.7
 TIMES = [0.0, 0.05, 0.3, 0.62, 0.9, 0.999, 1.0]
@@ -25,7 +25,7 @@ def process(name):
 
 
 def variance(process, t):
-    return float(process.path.alpha(t) ** 2 * process.scale**2 + process.path.beta(t) ** 2)
+    return float(process.frame.path.alpha(t) ** 2 * process.frame.scale**2 + process.frame.path.beta(t) ** 2)
 
 
 def affine(kernel, t, t1):
@@ -70,7 +70,7 @@ def test_reverse_is_bayes_rule_of_transition(process):
 def test_response_and_residual_are_the_last_transition(process):
     for t in TIMES[1:-1]:
         a, v = affine(process.transition, t, 1.0)
-        assert (float(process.response(t)), float(process.residual(t))) == pytest.approx((a, v), rel=1e-10)
+        assert (float(process.frame.response(t)), float(process.frame.residual(t))) == pytest.approx((a, v), rel=1e-10)
 
 
 def test_noise_is_the_noising_kernel(process):
@@ -78,8 +78,8 @@ def test_noise_is_the_noising_kernel(process):
     for t in TIMES[1:-1]:
         coefficient, v = affine(process.reverse, t, 1.0)
         zero, one = jnp.zeros(()), jnp.ones(())
-        assert float(processes.noise(process, t, one, zero)) == pytest.approx(coefficient, rel=1e-12)
-        assert float(processes.noise(process, t, zero, one)) ** 2 == pytest.approx(v, rel=1e-10)
+        assert float(frames.noised(process.frame, t, one, zero)) == pytest.approx(coefficient, rel=1e-12)
+        assert float(frames.noised(process.frame, t, zero, one)) ** 2 == pytest.approx(v, rel=1e-10)
 
 
 # ------------------------------------------------------------------------------------------------- drifts
@@ -88,36 +88,42 @@ def test_noise_is_the_noising_kernel(process):
 def test_drifts_score_and_velocity(process):
     x = jnp.asarray(1.3)
     for t in (0.05, 0.3, 0.62, 0.9, 0.999):
-        sigma2 = float(process.diffusion(t)) ** 2
-        score = float(process.score(t, x))
+        sigma2 = float(frames.diffusion(process.frame, t)) ** 2
+        score = float(processes.score(process, t, x))
         assert score == pytest.approx(-1.3 / variance(process, t), rel=1e-10)
-        forward, backward = float(process.drift(t, x)), float(process.backward_drift(t, x))
+        forward, backward = float(processes.drift(process, t, x)), float(frames.backward_drift(process.frame, t, x))
         assert forward - backward == pytest.approx(sigma2 * score, rel=1e-9)
-        assert (forward + backward) / 2 == pytest.approx(float(process.velocity(t, x)), rel=1e-9, abs=1e-12)
+        assert (forward + backward) / 2 == pytest.approx(float(processes.velocity(process, t, x)), rel=1e-9, abs=1e-12)
         # the probability flow of a Gaussian base scales x with its standard deviation
-        log_sd = jax.grad(lambda t: 0.5 * jnp.log(process.path.alpha(t) ** 2 * SCALE**2 + process.path.beta(t) ** 2))
-        assert float(process.velocity(t, x)) == pytest.approx(1.3 * float(log_sd(t)), rel=1e-8, abs=1e-10)
+        log_sd = jax.grad(
+            lambda t: 0.5 * jnp.log(process.frame.path.alpha(t) ** 2 * SCALE**2 + process.frame.path.beta(t) ** 2)
+        )
+        assert float(processes.velocity(process, t, x)) == pytest.approx(1.3 * float(log_sd(t)), rel=1e-8, abs=1e-10)
 
 
 def test_short_transitions_have_the_drift_and_diffusion(process):
     x, dt = jnp.asarray(1.3), 1e-6
     for t in (0.05, 0.3, 0.62, 0.9):
         mean, std = process.transition(t, t + dt, x)
-        assert float(mean - x) / dt == pytest.approx(float(process.drift(t, x)), rel=1e-3, abs=1e-5)
-        assert float(std**2) / dt == pytest.approx(float(process.diffusion(t)) ** 2, rel=1e-3)
+        assert float(mean - x) / dt == pytest.approx(float(processes.drift(process, t, x)), rel=1e-3, abs=1e-5)
+        assert float(std**2) / dt == pytest.approx(float(frames.diffusion(process.frame, t)) ** 2, rel=1e-3)
         before, back = process.reverse(t, t + dt, x)
-        assert float(x - before) / dt == pytest.approx(float(process.backward_drift(t + dt, x)), rel=1e-3, abs=1e-5)
-        assert float(back**2) / dt == pytest.approx(float(process.diffusion(t)) ** 2, rel=1e-3)
+        assert float(x - before) / dt == pytest.approx(
+            float(frames.backward_drift(process.frame, t + dt, x)), rel=1e-3, abs=1e-5
+        )
+        assert float(back**2) / dt == pytest.approx(float(frames.diffusion(process.frame, t)) ** 2, rel=1e-3)
 
 
 def test_gain_is_sigma_phi_and_the_clock_counts_residual_variance(process):
     for t in (0.05, 0.3, 0.62, 0.9):
-        assert float(process.gain(t)) == pytest.approx(float(process.diffusion(t) * process.response(t)), rel=1e-9)
-        fall = -float(jax.grad(process.residual)(t))
-        assert float(process.gain(t)) ** 2 == pytest.approx(fall, rel=1e-9)
+        assert float(process.frame.gain(t)) == pytest.approx(
+            float(frames.diffusion(process.frame, t) * process.frame.response(t)), rel=1e-9
+        )
+        fall = -float(jax.grad(process.frame.residual)(t))
+        assert float(process.frame.gain(t)) ** 2 == pytest.approx(fall, rel=1e-9)
     for t, t1 in itertools.pairwise(TIMES):
-        fall = float(process.residual(t) - process.residual(t1))
-        assert float(process.clock(t, t1) * process.gain(t) ** 2) == pytest.approx(fall, rel=1e-9)
+        fall = float(process.frame.residual(t) - process.frame.residual(t1))
+        assert float(process.clock(t, t1) * process.frame.gain(t) ** 2) == pytest.approx(fall, rel=1e-9)
 
 
 def test_euler_steps_have_the_drifts_and_start_one_step_late(process):
@@ -125,10 +131,10 @@ def test_euler_steps_have_the_drifts_and_start_one_step_late(process):
     for t, t1, at in ((0.3, 0.31, 0.3), (0.0, 0.02, 0.02)):
         dt = t1 - t
         mean, std = euler.transition(t, t1, x)
-        assert float(mean) == pytest.approx(float(x + dt * process.drift(at, x)), rel=1e-12)
-        assert float(std) == pytest.approx(float(process.diffusion(at)) * np.sqrt(dt), rel=1e-12)
+        assert float(mean) == pytest.approx(float(x + dt * processes.drift(process, at, x)), rel=1e-12)
+        assert float(std) == pytest.approx(float(frames.diffusion(process.frame, at)) * np.sqrt(dt), rel=1e-12)
         before, back = euler.reverse(t, t1, x)
-        assert float(before) == pytest.approx(float(x - dt * process.backward_drift(at, x)), rel=1e-12)
+        assert float(before) == pytest.approx(float(x - dt * frames.backward_drift(process.frame, at, x)), rel=1e-12)
         assert float(back) == pytest.approx(float(std), rel=1e-12)
         assert float(euler.clock(t, t1)) == pytest.approx(dt)
 
@@ -140,9 +146,9 @@ def test_pis_is_the_brownian_case():
     process = processes.gaussian(paths.brownian(2.0), ())
     x = jnp.asarray(0.7)
     for t in TIMES:
-        assert float(process.response(t)) == pytest.approx(1.0)
-        assert float(process.drift(t, x)) == pytest.approx(0.0, abs=1e-12)
-        assert float(process.diffusion(t)) == pytest.approx(2.0)
+        assert float(process.frame.response(t)) == pytest.approx(1.0)
+        assert float(processes.drift(process, t, x)) == pytest.approx(0.0, abs=1e-12)
+        assert float(frames.diffusion(process.frame, t)) == pytest.approx(2.0)
         assert float(process.initial(jax.random.key(0))) == 0.0
     assert affine(process.transition, 0.2, 0.7) == pytest.approx((1.0, 4.0 * 0.5))
 
@@ -154,7 +160,7 @@ def test_ou_is_the_variance_preserving_case():
         area = np.trapezoid(20.0 - 19.9 * np.linspace(t, t1, 1001), np.linspace(t, t1, 1001))
         assert affine(process.transition, t, t1) == pytest.approx((np.exp(-area / 2), 1 - np.exp(-area)), rel=1e-9)
         assert variance(process, t) == pytest.approx(1.0)
-        assert float(process.drift(t, jnp.ones(()))) == pytest.approx(-(20.0 - 19.9 * t) / 2, rel=1e-9)
+        assert float(processes.drift(process, t, jnp.ones(()))) == pytest.approx(-(20.0 - 19.9 * t) / 2, rel=1e-9)
 
 
 def test_flow_matching_prior_is_the_linear_case():
@@ -162,8 +168,8 @@ def test_flow_matching_prior_is_the_linear_case():
     process = processes.gaussian(paths.linear(), (), SCALE)
     for t in (0.1, 0.5, 0.9):
         slope = (t * SCALE**2 - (1 - t)) / (t**2 * SCALE**2 + (1 - t) ** 2)
-        assert float(process.velocity(t, jnp.ones(()))) == pytest.approx(slope, rel=1e-10)
-        assert float(process.response(t)) == pytest.approx(t * SCALE**2 / (t**2 * SCALE**2 + (1 - t) ** 2), rel=1e-10)
+        assert float(processes.velocity(process, t, jnp.ones(()))) == pytest.approx(slope, rel=1e-10)
+        assert float(process.frame.response(t)) == pytest.approx(t * SCALE**2 / (t**2 * SCALE**2 + (1 - t) ** 2), rel=1e-10)
 
 
 def test_one_process_on_all_paths():
@@ -171,17 +177,17 @@ def test_one_process_on_all_paths():
 
     def run(name):
         process = gaussian(name, (2,), SCALE)
-        times = paths.log_snr(process, 12, 1e-2)
+        times = paths.log_snr(process.frame, 12, 1e-2)
         x = jnp.zeros(2) if name == "geometric" else jnp.asarray([0.4, -1.1])
 
         def control(t, x):
-            m = process.response(t) * x
-            return process.gain(t) * jnp.sin(m + process.residual(t))
+            m = process.frame.response(t) * x
+            return process.frame.gain(t) * jnp.sin(m + process.frame.residual(t))
 
         xi = jax.random.normal(jax.random.key(0), (12, 2))
         path = sde.simulate_path(process, control, times, jax.random.key(1), x0=x, xi=xi)
         end = sde.simulate(process, control, times, jax.random.key(1), x0=x, xi=xi)
-        m = jax.vmap(lambda t, x: process.response(t) * x)(times, path.x)
+        m = jax.vmap(lambda t, x: process.frame.response(t) * x)(times, path.x)
         return m, end.log_ratio
 
     expected = jax.jit(lambda: run("geometric"))()
@@ -205,5 +211,10 @@ def test_log_density_integrates_to_one():
 @pytest.mark.float32
 def test_float32_in_float32_out(process):
     t, x = jnp.asarray(0.3), jnp.ones(())
-    for value in (process.drift(t, x), process.score(t, x), *process.transition(t, t + 0.1, x), process.gain(t)):
+    for value in (
+        processes.drift(process, t, x),
+        processes.score(process, t, x),
+        *process.transition(t, t + 0.1, x),
+        process.frame.gain(t),
+    ):
         assert value.dtype == jnp.float32 and jnp.isfinite(value)

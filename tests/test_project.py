@@ -20,6 +20,7 @@ PACKAGE = ROOT / "tiltjax"
 # A module imports only from the rooms before its own. Modules of one folder may import one another.
 ROOMS = [
     "types",
+    "validate",
     "calculus",
     "batching",
     "coordinates",
@@ -27,9 +28,12 @@ ROOMS = [
     "paths",
     "targets",
     "networks",
+    "frames",
     "processes",
     "sde",
     "weights",
+    "memoryless",
+    "bridges",
     "annealing",
     "problems",
     "dynamics",
@@ -42,14 +46,13 @@ ROOMS = [
     "train",
     "checkpoints",
     "run",
+    "identity",
     "sampling",
-    "checks",
     "diagnostics",
     "exact",
     "integrations",
     "preparing",
     "fitting",
-    "bridging",
 ]
 
 APART = {"losses/bridge.py"}  # two objectives that need one another: `losses.bridge`

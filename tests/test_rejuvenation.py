@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, small, z_scores
+from support import gaussian, plain, small, z_scores
 
 import tiltjax as tj
 from tiltjax import losses, paths, problems, targets
@@ -21,7 +21,7 @@ def made(target, rejuvenation, scale=2.0):
     """The problem, its network, and minimum_variance on a short grid."""
     problem = problems.sampling(target, gaussian("linear", target.shape, scale), resolution=0.2)
     network = small(problem)
-    times = paths.log_snr(problem.process, 4, problem.resolution)
+    times = paths.log_snr(problem.frame, 4, problem.resolution)
     return problem, network, losses.minimum_variance(problem, network, times, rejuvenation=rejuvenation)
 
 
@@ -29,7 +29,7 @@ def batch(target, rejuvenation, n=NUM, scale=2.0):
     """What is collected under the control 0, and the problem."""
     problem, network, objective = made(target, rejuvenation, scale)
     params = Learned(network.init(KEY), objective.init())
-    return jax.jit(lambda: objective.collect(params, jax.random.key(1), n))(), problem
+    return jax.jit(lambda: plain(objective).collect(params, jax.random.key(1), n))(), problem
 
 
 def test_weighted_end_points_are_of_the_target_also_after_they_moved():

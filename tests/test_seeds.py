@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import trainable
 
 import tiltjax as tj
 from tiltjax import preparing, run, train
-from tiltjax.types import Batch, Learned, Network, Objective, Replay
+from tiltjax.types import Batch, Learned, Network, Replay
 
 NETWORK = functools.partial(tj.networks.mlp, width=16, depth=1)
 SMALL = {
@@ -76,7 +77,7 @@ def test_a_killed_run_of_several_goes_on_to_the_same_result(tmp_path, monkeypatc
     def loss(params, key, data):
         return jnp.mean(jnp.square(params.control[None] - data["x"] - 1))
 
-    objective = Objective(lambda: None, collect, loss, Replay(4, 8, 2, 4), weighted=True)
+    objective = trainable(collect, loss, Replay(4, 8, 2, 4))
     several = train.together(train.trainer(objective, VECTOR, optax.adam(0.1)))
     whole = run.run(several, KEYS, 6, chunk=2, progress=False)
     watch, calls = run._watch, []
@@ -110,7 +111,7 @@ def test_one_seed_that_cannot_learn_stops_all_and_is_named():
     def loss(params, key, data):
         return jnp.mean(jnp.square(params.control[None] - data["x"]))
 
-    objective = Objective(lambda: None, collect, loss, Replay(4), weighted=True)
+    objective = trainable(collect, loss, Replay(4))
     trainer = train.trainer(objective, VECTOR, optax.sgd(0.1))
 
     def init(key):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import trainable
 
 from tiltjax import buffers, run, train, weights
-from tiltjax.types import Batch, Learned, Network, Objective, Replay
+from tiltjax.types import Batch, Learned, Network, Replay
 
 SGD = optax.sgd(0.1)
 NETWORK = Network(lambda key: jnp.zeros(3), lambda params, t, x: x)
@@ -19,9 +20,7 @@ def objective(collect, loss=None, weighted=True):
     def mean_square(params, key, data):
         return jnp.mean(jnp.sum(jnp.square(params.control[None] - data["x"]), axis=-1))
 
-    return Objective(
-        lambda: None, lambda params, key, n: collect(params, key, n), loss or mean_square, Replay(4), weighted=weighted
-    )
+    return trainable(collect, loss or mean_square, Replay(4), weighted=weighted)
 
 
 def ones(params, key, n):

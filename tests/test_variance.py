@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian
+from support import driven, gaussian, plain
 
 from tiltjax import diagnostics, exact, losses, paths, problems, processes
 from tiltjax.losses import collect
@@ -45,7 +45,7 @@ def draws(family):
 
 def near(known):
     """The controls u* + gain p, exact at p = 0: the gradient of a loss in p is that in g."""
-    gain = known.problem.process.gain
+    gain = known.problem.frame.gain
     return Network(lambda key: jnp.zeros(2), lambda p, t, x: known.control(t, x) + gain(t) * p)
 
 
@@ -56,8 +56,8 @@ def objective_of(name, family, **options):
 
 def gamma(name, family, t):
     """(2,), written down again from the definition of each."""
-    process, path = truth(family).problem.process, truth(family).problem.process.path
-    rest = float(process.residual(t))
+    process, path = truth(family).problem.process, truth(family).problem.frame.path
+    rest = float(process.frame.residual(t))
     ratio = float(path.beta(t)) ** 2 / (float(path.alpha(t)) * SCALE) ** 2
     at = {
         "conditional_score_matching": 1.0,
@@ -72,9 +72,9 @@ def gamma(name, family, t):
 
 def closed_form(weight, family, t):
     """Var(g | X_t) by coordinate, (2,)."""
-    process, path = truth(family).problem.process, truth(family).problem.process.path
+    process, path = truth(family).problem.process, truth(family).problem.frame.path
     posterior = 1 / (1 / VARIANCE + path.alpha(t) ** 2 / path.beta(t) ** 2)
-    return np.asarray((weight / process.residual(t) - (1 - weight) / EXCESS) ** 2 * posterior)
+    return np.asarray((weight / process.frame.residual(t) - (1 - weight) / EXCESS) ** 2 * posterior)
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def measured(name, family):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", sorted(SCORE_MATCHING))
 def test_variances_of_the_targets_are_the_closed_forms(name, family):
-    found, gain2 = measured(name, family), np.asarray(jax.vmap(truth(family).problem.process.gain)(TIMES)) ** 2
+    found, gain2 = measured(name, family), np.asarray(jax.vmap(truth(family).problem.frame.gain)(TIMES)) ** 2
     expected = np.stack([closed_form(gamma(name, family, t), family, t) for t in TIMES]) * gain2[:, None]
     assert found.coordinate.value.shape == (5, 2) and found.trace.value.shape == (5,)
     assert np.abs((found.coordinate.value - expected) / found.coordinate.stderr).max() < 5
@@ -99,7 +99,7 @@ def test_variances_of_the_targets_are_the_closed_forms(name, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_which_of_them_blow_up(family):
     """In units of g, conditional as t -> 1 and target as t -> 0; novel is bounded, and the learned one is 0 at its best."""
-    gain2 = jax.vmap(truth(family).problem.process.gain)(TIMES) ** 2
+    gain2 = jax.vmap(truth(family).problem.frame.gain)(TIMES) ** 2
     of = {name: np.asarray(measured(name, family).trace.value / gain2) for name in SCORE_MATCHING}
     assert of["conditional_score_matching"][-1] > 10 * of["conditional_score_matching"][2]
     assert of["target_score_matching"][0] > 10 * of["target_score_matching"][2]
@@ -118,11 +118,11 @@ def test_adjoint_matching_has_the_variance_of_the_novel_target_by_weighted_paths
     process, times = known.problem.process, paths.power(5)
     objective = losses.adjoint_matching(known.problem, near(known), times)
     params = Learned(jnp.asarray([0.1, -0.05]), None)
-    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 20_000)
+    batch = jax.jit(plain(objective).collect, static_argnums=2)(params, jax.random.key(0), 20_000)
     assert float(diagnostics.ess(batch.log_weight)) < 0.95
     found = diagnostics.target_variance(objective, params, batch, times[1:-1], jax.random.key(1), known.control)
     for k, t in enumerate(times[1:-1]):
-        expected = closed_form(np.zeros(2), family, t) * float(process.gain(t)) ** 2
+        expected = closed_form(np.zeros(2), family, t) * float(process.frame.gain(t)) ** 2
         assert np.abs((found.coordinate.value[k] - expected) / found.coordinate.stderr[k]).max() < 5
         assert (found.coordinate.stderr[k] < 0.1 * found.coordinate.value[k]).all()
 
@@ -140,7 +140,7 @@ def test_variance_of_the_gradient_is_the_closed_form(name):
         )(params)
         for k, t in enumerate(TIMES[1:4]):
             weight = gamma(name, family, t)
-            unit = 2 * (float(process.residual(t)) + 0.1) / np.maximum(1.0, 1 - weight) ** 2
+            unit = 2 * (float(process.frame.residual(t)) + 0.1) / np.maximum(1.0, 1 - weight) ** 2
             expected = np.sum(unit**2 * closed_form(weight, family, t))
             assert abs(found.variance.value[k] - expected) < 5 * found.variance.stderr[k]
             square = np.sum((unit * np.asarray(p)) ** 2)
@@ -187,17 +187,17 @@ def test_what_is_measured_is_what_is_trained_on(name):
     params = Learned(jnp.asarray([0.3, -0.2]), objective.init())
     term = jax.vmap(objective.regression.term, (None, 0, None, 0))
     if name == "adjoint_matching":
-        data = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 16).data
+        data = jax.jit(plain(objective).collect, static_argnums=2)(params, jax.random.key(0), 16).data
         keys = jax.random.split(jax.random.key(1), 16)
         value = float(jnp.mean(jax.lax.map(lambda t: jnp.mean(term(params, keys, t, data)), paths.uniform(4)[:-1])))
-        assert float(objective.loss(params, jax.random.key(2), data)) == pytest.approx(value, rel=1e-12)
+        assert float(plain(objective).loss(params, jax.random.key(2), data)) == pytest.approx(value, rel=1e-12)
         return
     data, keys = draws("linear").data, jax.random.split(jax.random.key(1), N)
     process = truth("linear").problem.process
     middle = (np.arange(24) + 0.5) / 24  # the middle of each bin of log R, where gamma may jump at the edges
-    times = paths.time_at(process, jnp.asarray((0.3 * 0.1 / SCALE**2) ** middle))
+    times = paths.time_at(process.frame, jnp.asarray((0.3 * 0.1 / SCALE**2) ** middle))
     terms = jax.lax.map(lambda t: jnp.mean(term(params, keys, t, data)), times)
-    values = jax.lax.map(lambda key: objective.loss(params, key, data), jax.random.split(jax.random.key(2), 20))
+    values = jax.lax.map(lambda key: plain(objective).loss(params, key, data), jax.random.split(jax.random.key(2), 20))
     stderr = np.std(values, ddof=1)  # that of one; the terms' own, of as many particles a time, is below it
     assert abs(np.mean(values) - np.mean(terms)) < 5 * stderr
     assert stderr < 0.05 * np.mean(terms)
@@ -212,7 +212,7 @@ def test_bounds_of_the_lean_adjoint_are_equalities_for_a_gaussian_base(family):
     found = jax.jit(lambda key: diagnostics.adjoint_norm(known.problem, known.control, times, key, 20))(jax.random.key(0))
     assert found.norm.shape == found.bound.shape == (20, 9)
     np.testing.assert_allclose(found.norm, found.bound, rtol=1e-10)
-    path = known.problem.process.path
+    path = known.problem.frame.path
     factor = jax.vmap(lambda t: diagnostics.log_concave_bound(path, 1 / SCALE**2, t))(times)
     np.testing.assert_allclose(found.norm, factor[None] * found.norm[:, -1:], rtol=1e-10, atol=1e-14)
     assert float(factor[-1]) == pytest.approx(1.0)
@@ -232,14 +232,14 @@ def test_bounds_hold_for_a_base_of_two_widths():
         (m0, s0), (m1, s1) = (side.transition(t, t1, x[i : i + 1]) for i, side in enumerate(sides))
         return jnp.concatenate([m0, m1]), jnp.stack([s0, s1])
 
-    blind = processes.gaussian(path, (2,))._replace(transition=transition, log_density=None)
+    blind = processes.gaussian(path, (2,))._replace(move=lambda t, t1, x, seen: transition(t, t1, x), log_density=None)
     problem = problems.tilt(blind, lambda x: jnp.sum(jnp.sin(x)) + x[0] * x[1])
     found = diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, jax.random.key(0), 50)
     concave = jax.vmap(lambda t: diagnostics.log_concave_bound(path, 1 / 1.5**2, t))(times)[None] * found.norm[:, -1:]
     assert (found.norm <= found.bound * (1 + 1e-12)).all() and (found.norm <= concave * (1 + 1e-12) + 1e-14).all()
     assert (found.norm[:, 6] < 0.99 * found.bound[:, 6]).mean() > 0.5
     # and by hand: each coordinate of -grad r(X_1) falls by its own response
-    own = np.stack([jax.vmap(side.response)(times) for side in sides], -1)
+    own = np.stack([jax.vmap(side.frame.response)(times) for side in sides], -1)
     assert (found.norm >= own.min(-1)[None] * found.norm[:, -1:] - 1e-14).all()
 
 
@@ -252,11 +252,13 @@ def test_bounds_hold_for_a_log_concave_base_that_is_not_gaussian(family):
     base = exact.mixture_base(process, exact.Mixture(jnp.asarray([[a, 0.0], [-a, 0.0]]), v, jnp.asarray([0.5, 0.5])))
     problem, times = problems.tilt(base, lambda x: jnp.sum(jnp.sin(x)) + x[0] * x[1]), paths.power(12)
     found = jax.jit(lambda key: diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, key, 200))(jax.random.key(0))
-    bound = jax.vmap(lambda t: diagnostics.log_concave_bound(process.path, m, t))(times)[None] * found.norm[:, -1:]
+    bound = jax.vmap(lambda t: diagnostics.log_concave_bound(process.frame.path, m, t))(times)[None] * found.norm[:, -1:]
     assert (found.norm <= bound * (1 + 1e-12) + 1e-14).all() and (found.bound <= bound * (1 + 1e-12) + 1e-14).all()
     middle = slice(1, -1)
     assert (found.norm[:, middle] < 0.9 * bound[:, middle]).mean() > 0.25  # for a Gaussian base: nowhere
-    sharper = jax.vmap(lambda t: diagnostics.log_concave_bound(process.path, 1.2 / v, t))(times)[None] * found.norm[:, -1:]
+    sharper = (
+        jax.vmap(lambda t: diagnostics.log_concave_bound(process.frame.path, 1.2 / v, t))(times)[None] * found.norm[:, -1:]
+    )
     assert (found.norm[:, middle] > sharper[:, middle]).any()  # a base that concave it is not
 
 
@@ -272,7 +274,7 @@ def test_the_discrete_bound_holds_for_a_base_of_two_wells():
     def drift(t, x):
         return path.kappa(t) * x + 2 * path.eta(t) * jax.grad(score, 1)(t, x)
 
-    base = processes.euler(processes.gaussian(path, (2,))._replace(drift=drift, log_density=None))
+    base = driven(processes.gaussian(path, (2,)), drift)
     problem = problems.tilt(base, lambda x: jnp.sum(jnp.sin(x)))
     times = paths.uniform(40)
     found = diagnostics.adjoint_norm(problem, lambda t, x: 0 * x, times, jax.random.key(0), 50)

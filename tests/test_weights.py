@@ -64,7 +64,7 @@ def case(name) -> Case:
     }
     problem, network = on["linear"], small(on["linear"])
     replay = Replay(512, 1024, 50, 128, weights.tempered(0.3))
-    objective = losses.minimum_variance(problem, network, paths.log_snr(problem.process, 12, resolution), replay=replay)
+    objective = losses.minimum_variance(problem, network, paths.log_snr(problem.frame, 12, resolution), replay=replay)
     trained = run.run(train.trainer(objective, network, optax.adam(5e-3)), jax.random.key(0), 8, progress=False)
     untrained = network.init(jax.random.key(1))
     params = {
@@ -85,7 +85,7 @@ def sampler(name, family, form):
     def grid(num_steps):
         if form == "euler":
             return paths.uniform(num_steps)
-        return paths.log_snr(problem.process, num_steps, problem.resolution)
+        return paths.log_snr(problem.frame, num_steps, problem.resolution)
 
     @functools.partial(jax.jit, static_argnums=(2, 3))
     def draw(params, key, num_steps, n):
@@ -129,7 +129,7 @@ def forms(name, family):
     problem = case(name).problems[family]
     network, process = small(problem), problem.process
     euler = processes.euler(process)
-    times, even = paths.log_snr(process, 8, problem.resolution), paths.power(20)
+    times, even = paths.log_snr(process.frame, 8, problem.resolution), paths.power(20)
 
     @jax.jit
     def draw(params, key):
@@ -196,7 +196,7 @@ def test_backward_weights_are_unbiased_for_one_over_z(family):
     """On paths that noise exact draws, E[1 / w] = 1 / Z and E[log w] >= log Z."""
     which = case("gmm")
     problem = which.problems[family]
-    network, times = small(problem), paths.log_snr(problem.process, 20, problem.resolution)
+    network, times = small(problem), paths.log_snr(problem.frame, 20, problem.resolution)
 
     @jax.jit
     def run(params, key):

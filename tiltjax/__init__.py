@@ -8,13 +8,16 @@ draws = sampler.sample(jax.random.key(1), 10_000)     # Samples(x, log_weight)
 from tiltjax import (
     annealing,
     batching,
+    bridges,
     buffers,
     coordinates,
     diagnostics,
     dynamics,
     exact,
+    frames,
     integrations,
     losses,
+    memoryless,
     networks,
     particles,
     paths,
@@ -25,10 +28,10 @@ from tiltjax import (
     smc,
     targets,
     train,
+    validate,
     weights,
 )
-from tiltjax.bridging import fit_bridge
-from tiltjax.fitting import fit, fit_seeds, load
+from tiltjax.fitting import fit, fit_bridge, fit_seeds, load
 from tiltjax.preparing import prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
@@ -48,6 +51,7 @@ __all__ = [
     "Target",
     "annealing",
     "batching",
+    "bridges",
     "buffers",
     "coordinates",
     "diagnostics",
@@ -56,9 +60,11 @@ __all__ = [
     "fit",
     "fit_bridge",
     "fit_seeds",
+    "frames",
     "integrations",
     "load",
     "losses",
+    "memoryless",
     "networks",
     "particles",
     "paths",
@@ -70,5 +76,6 @@ __all__ = [
     "smc",
     "targets",
     "train",
+    "validate",
     "weights",
 ]

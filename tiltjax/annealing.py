@@ -9,15 +9,38 @@ al. (2024), arXiv 2307.01050.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import processes
-from tiltjax.types import Anneal, Fields, Process
+from tiltjax import frames, networks, paths, processes, sde, validate, weights
+from tiltjax.types import ControlFn, Dynamics, LogDensity, Path, Process, Rates, Walker
 
 Tilt = Callable[[Array, Array], Array]  # (t, x) -> r_t(x)
+
+
+class Fields(NamedTuple):
+    """At one state: the base's velocity v and score s, grad r_t, and r_t itself."""
+
+    velocity: Array
+    score: Array
+    slope: Array
+    tilt: Array
+
+
+class Step(NamedTuple):
+    """Of one step from t to t1: dt, sigma at its middle; where it starts and ends, fields and drift of both states."""
+
+    dt: Array
+    sigma: Array
+    x: Array
+    x1: Array
+    fields: Fields
+    fields1: Fields
+    drift: Array
+    drift1: Array
 
 
 def scaled(reward: Callable[[Array], Array], schedule: Callable[[Array], Array] = lambda t: t) -> Tilt:
@@ -34,67 +57,115 @@ def denoised(process: Process, reward: Callable[[Array], Array], schedule: Calla
     return tilt
 
 
-def anneal(base: Process, tilt: Tilt, noise: Callable[[Array], Array]) -> Anneal:
-    """The kernels of both directions on a grid, Euler-Maruyama, both with sigma at the middle of the step.
+def motion(tilt: Tilt, noise: Callable[[Array], Array]) -> Callable[[Process, LogDensity], Dynamics]:
+    """The `Problem.motion` of a tilt path. r_1 is the problem's reward: the two are given together (`problems.annealed`)."""
+    return lambda process, reward: dynamics(process, tilt, noise)
+
+
+def dynamics(base: Process, tilt: Tilt, noise: Callable[[Array], Array]) -> Dynamics:
+    """Euler-Maruyama kernels F and B of both directions, both with sigma at the middle of the step. A control is a drift g.
 
     With a base that has a density, log w = log rho_1(X_N) - log rho_0(X_0) + sum log B - sum log F (full Crooks): E[w] = Z at
     any number of steps. Without one, B and F are relative to the base's own kernels (g = 0, r_t = 0): exact as the step goes
-    to 0.
+    to 0. Fields and drift are evaluated once a state.
     """
-    dense = base.log_density is not None
+    frame = base.frame
 
-    def marginal(t: Array, x: Array) -> Array:
-        return processes.log_marginal(base, t, x) if dense else jnp.zeros((), x.dtype)
-
-    def fields(t: Array, x: Array) -> Fields:
+    def see(t: Array, x: Array) -> Fields:
+        g = base.g_base(t, x)
         tilted, slope = jax.value_and_grad(tilt, argnums=1)(t, x)
-        return Fields(base.velocity(t, x), base.score(t, x), slope, tilted + marginal(t, x))
-
-    def increment(t: Array, t1: Array, x: Array, x1: Array, f: Fields, f1: Fields, g: Array, g1: Array) -> Array:
-        dt, sigma = t1 - t, noise(0.5 * (t + t1))
-
-        def ratio(tilts: float) -> Array:  # log B(x | x1) - log F(x1 | x), of the base for tilts = 0
-            half = 0.5 * jnp.square(sigma)
-            ahead = f.velocity + half * (f.score + tilts * f.slope) + tilts * g
-            back = f1.velocity - half * (f1.score + tilts * f1.slope) + tilts * g1
-            # |x1 - x - a dt|^2 - |x - x1 + b dt|^2 = (b - a).(2 (x1 - x) - (a + b) dt) dt
-            return jnp.sum((back - ahead) * (2 * (x1 - x) - (ahead + back) * dt)) / (2 * jnp.square(sigma))
-
-        work = ratio(1.0) if dense else ratio(1.0) - ratio(0.0)
-        return f1.log_rho - f.log_rho + work
-
-    return Anneal(base, tilt, noise, lambda t, x: tilt(t, x) + marginal(t, x), fields, increment)
-
-
-def process(given: Anneal) -> Process:
-    """The steps X' = X + [v + sigma^2/2 (s + grad r_t) + g] dt + sigma sqrt(dt) xi as a `Process` whose control is g.
-
-    clock = dt / sigma^2 turns g into the shift c of the noise.
-    """
-    base, noise = given.base, given.noise
+        return Fields(frames.velocity(frame, t, x, g), frames.score(frame, t, x, g), slope, tilted)
 
     def middle(t: Array, t1: Array) -> Array:
         return noise(0.5 * (t + t1))
 
-    def score(t: Array, x: Array) -> Array:
-        return base.score(t, x) + jax.grad(given.tilt, argnums=1)(t, x)
+    def start(control: ControlFn, t: Array, x: Array) -> Walker:
+        fields = see(t, x)
+        return Walker(x, fields, control(t, x), fields.tilt)
 
-    def transition(t: Array, t1: Array, x: Array) -> tuple[Array, Array]:
-        dt, sigma = t1 - t, middle(t, t1)
-        return x + (base.velocity(t, x) + 0.5 * jnp.square(sigma) * score(t, x)) * dt, sigma * jnp.sqrt(dt)
+    def clock(t: Array, t1: Array) -> Array:  # turns g into the shift c of the noise
+        return (t1 - t) / jnp.square(middle(t, t1))
 
-    def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
-        dt, sigma = t1 - t, middle(t, t1)
-        return x1 - (base.velocity(t1, x1) - 0.5 * jnp.square(sigma) * score(t1, x1)) * dt, sigma * jnp.sqrt(dt)
+    def normal(t: Array, t1: Array, x: Array, x1: Array, fields: Fields, drift: Array) -> Array:
+        mean, std = _kernel(t1 - t, middle(t, t1), x, fields)
+        return (x1 - mean) / std - jnp.sqrt(clock(t, t1)) * drift
 
-    return base._replace(
-        drift=lambda t, x: base.velocity(t, x) + 0.5 * jnp.square(noise(t)) * score(t, x),
-        backward_drift=lambda t, x: base.velocity(t, x) - 0.5 * jnp.square(noise(t)) * score(t, x),
-        diffusion=noise,
-        score=score,
-        slope=lambda t, x: jnp.zeros_like(x),
-        transition=transition,
-        reverse=reverse,
-        clock=lambda t, t1: (t1 - t) / jnp.square(middle(t, t1)),
-        log_density=None,
+    def work(t: Array, t1: Array, *states: Array | Fields) -> Array:
+        found = Step(t1 - t, middle(t, t1), *states)  # type: ignore[arg-type]
+        by_kernels = -_kernel_ratio(found, 0.0)
+        change = base.marginal_change(t, t1, found.x, found.x1, by_kernels)
+        return found.fields1.tilt - found.fields.tilt + change + _kernel_ratio(found, 1.0)
+
+    def step(control: ControlFn, t: Array, t1: Array, walker: Walker, xi: Array) -> tuple[Walker, Array]:
+        x, fields, drift, log_weight = walker
+        mean, std = _kernel(t1 - t, middle(t, t1), x, fields)
+        x1 = sde.kernel_step(x, mean, std, jnp.sqrt(clock(t, t1)) * drift, jnp.ones((), x.dtype), xi)
+        fields1, drift1 = see(t1, x1), control(t1, x1)
+        log_weight = log_weight + work(t, t1, x, x1, fields, fields1, drift, drift1)
+        return Walker(x1, fields1, drift1, log_weight), drift
+
+    def back(control: ControlFn, t: Array, t1: Array, x1: Array, xi: Array) -> tuple[Array, Array, Array]:
+        dt, sigma, f1 = t1 - t, middle(t, t1), see(t1, x1)
+        drift1 = f1.velocity - 0.5 * jnp.square(sigma) * (f1.score + f1.slope) + control(t1, x1)
+        x = x1 - drift1 * dt + sigma * jnp.sqrt(dt) * xi
+        u = control(t, x)
+        return x, u, normal(t, t1, x, x1, see(t, x), u)
+
+    def recontrolled(control: ControlFn, path: Path) -> Path:
+        u = jax.vmap(control)(path.times[:-1], path.x[:-1])
+        root = weights.column(jnp.sqrt(jax.vmap(clock)(path.times[:-1], path.times[1:])), u)
+        return path._replace(control=u, noise=path.noise + root * (path.control - u))
+
+    def increments(control: ControlFn, path: Path, known: Fields) -> Array:
+        drift = jnp.concatenate([path.control, control(path.times[-1], path.x[-1])[None]])
+        states = (path.times, path.x, known, drift)
+        t, x, f, g = jax.tree.map(lambda leaf: leaf[:-1], states)
+        t1, x1, f1, g1 = jax.tree.map(lambda leaf: leaf[1:], states)
+        return jax.vmap(work)(t, t1, x, x1, f, f1, g, g1)
+
+    def known(path: Path) -> Fields:
+        return jax.vmap(see)(path.times, path.x)
+
+    def rates(t: Array, x: Array) -> Rates:
+        g = base.g_base(t, x)
+        rise, slope = jax.grad(tilt, argnums=(0, 1))(t, x)
+        work = rise + jnp.sum(frames.velocity(frame, t, x, g) * slope)
+        return Rates(work, frames.score(frame, t, x, g) + slope)
+
+    return Dynamics(
+        shape=base.shape,
+        initial=base.initial,
+        start=start,
+        step=step,
+        finish=lambda walker: walker.log_weight,
+        potential=lambda t, walker: jnp.zeros((), walker.x.dtype),  # the weight is that of rho_t already
+        back=back,
+        known=known,
+        recontrolled=recontrolled,
+        increments=increments,
+        boundary=lambda path, known: known.tilt[0],
+        fluctuations=lambda control, path: increments(control, path, known(path)),
+        evaluations=lambda num_steps: (num_steps + 1, 2 * num_steps + 1),
+        grid=lambda resolution, num_steps: paths.uniform(num_steps),
+        network=lambda centred: networks.drift,
+        memoryless=False,
+        unbiased=validate.has_density(base),
+        log_rho=validate.where_dense(base, lambda t, x: tilt(t, x) + frames.log_marginal(frame, t, x)),
+        rates=rates,
+        rescaled=lambda factor: dynamics(base, tilt, lambda t: factor * noise(t)),
     )
+
+
+def _kernel(dt: Array, sigma: Array, x: Array, f: Fields) -> tuple[Array, Array]:
+    """Mean and standard deviation of a step without a drift of its own."""
+    return x + (f.velocity + 0.5 * jnp.square(sigma) * (f.score + f.slope)) * dt, sigma * jnp.sqrt(dt)
+
+
+def _kernel_ratio(step: Step, tilts: float) -> Array:
+    """log B(x | x1) - log F(x1 | x); of the base's own kernels for tilts = 0."""
+    dt, sigma, x, x1, f, f1, g, g1 = step
+    half = 0.5 * jnp.square(sigma)
+    ahead = f.velocity + half * (f.score + tilts * f.slope) + tilts * g
+    back = f1.velocity - half * (f1.score + tilts * f1.slope) + tilts * g1
+    # |x1 - x - a dt|^2 - |x - x1 + b dt|^2 = (b - a).(2 (x1 - x) - (a + b) dt) dt
+    return jnp.sum((back - ahead) * (2 * (x1 - x) - (ahead + back) * dt)) / (2 * jnp.square(sigma))

@@ -11,6 +11,7 @@ import numpy as np
 
 from tiltjax.types import Key, Metrics, TrainState, is_key
 
+FORMAT = 2
 RECORD = "tiltjax.json"
 ARRAYS = "arrays"
 
@@ -95,10 +96,10 @@ def load_record(directory: str | pathlib.Path) -> dict[str, Any]:
         )
         raise FileNotFoundError(f"load needs a directory that Sampler.save wrote (with {RECORD} in it); got {path}, {seen}.")
     record = json.loads((path / RECORD).read_text())
-    if record.get("format") != 1:
+    if record.get("format") != FORMAT:
         raise ValueError(
-            f"{path / RECORD} has format {record.get('format')!r}, expected 1: it was written by another version of tiltjax. "
-            "Fit again, or use that version."
+            f"{path / RECORD} has format {record.get('format')!r}, expected {FORMAT}: it was written by another version of "
+            "tiltjax. Fit again, or use that version."
         )
     return record
 

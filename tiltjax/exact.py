@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import processes
+from tiltjax import problems, processes, validate
 from tiltjax.types import Problem, Process
 
 
@@ -35,7 +35,7 @@ class Bridge(NamedTuple):
 def linear_tilt(process: Process, slope: Array) -> Exact:
     """r(x) = slope.x: g = slope at every (t, x), log Z = s^2 |slope|^2 / 2. Exact steps have weights without any spread."""
     gain, s = _of(process)
-    problem = Problem(process, lambda x: jnp.sum(slope * x), 1e-2 * s**2)
+    problem = problems.make_tilt(process, lambda x: jnp.sum(slope * x), 1e-2 * s**2)
     return Exact(problem, 0.5 * s**2 * jnp.sum(jnp.square(slope)), lambda t, x: gain(t) * slope)
 
 
@@ -54,7 +54,7 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     Raises ValueError unless every variance is below the base's (else the formula has another sign).
     """
     gain, s = _of(process)
-    residual, response = process.residual, process.response
+    residual, response = process.frame.residual, process.frame.response
     means, variance, weights = (jnp.asarray(v, jax.dtypes.canonicalize_dtype(float)) for v in (means, variance, weights))
     axes = None
     if variance.ndim == 2:
@@ -82,7 +82,7 @@ def mixture_target(process: Process, means: Array, variance: Array | float, weig
     def reward(x: Array) -> Array:
         return log_h(x, jnp.zeros((), x.dtype))
 
-    return Exact(Problem(process, reward, float(jnp.min(v))), jnp.zeros(()), control)
+    return Exact(problems.make_tilt(process, reward, float(jnp.min(v))), jnp.zeros(()), control)
 
 
 class Mixture(NamedTuple):
@@ -98,9 +98,9 @@ def mixture_base(process: Process, base: Mixture) -> Process:
     tilt = mixture_target(process, *base)
 
     def denoiser(t: Array, x: Array) -> Array:
-        return process.response(t) * x + process.residual(t) / process.gain(t) * tilt.control(t, x)
+        return process.frame.response(t) * x + process.frame.residual(t) / process.frame.gain(t) * tilt.control(t, x)
 
-    return processes.pretrained(process.path, process.shape, denoiser=denoiser, scale=process.scale)
+    return processes.pretrained(process.frame.path, process.shape, denoiser=denoiser, scale=process.frame.scale)
 
 
 def mixture_tilt(process: Process, base: Mixture, target: Mixture) -> Exact:
@@ -111,7 +111,7 @@ def mixture_tilt(process: Process, base: Mixture, target: Mixture) -> Exact:
     """
     of_base, of_target = mixture_target(process, *base), mixture_target(process, *target)
     return Exact(
-        Problem(
+        problems.make_tilt(
             mixture_base(process, base),
             lambda x: of_target.problem.reward(x) - of_base.problem.reward(x),
             of_target.problem.resolution,
@@ -131,8 +131,7 @@ def gaussian_bridge(process: Process, mean: Array, variance: Array) -> Bridge:
     Raises ValueError for a process without a source. Source: Janati et al. (2020), arXiv 2006.02572, theorem 1.
     """
     gain, s = _of(process)
-    residual, response, base = process.residual, process.response, process.log_density
-    assert base is not None
+    residual, response, base = process.frame.residual, process.frame.response, validate.density(process, "a bridge")
     moved = residual(jnp.zeros(()))
     start = s**2 - moved
     if not float(start) > 1e-9 * s**2:
@@ -151,10 +150,9 @@ def gaussian_bridge(process: Process, mean: Array, variance: Array) -> Bridge:
         parts = -0.5 * jnp.square(x - mean) / variance - 0.5 * jnp.log(2 * jnp.pi * variance)
         return jnp.sum(parts) - base(x)
 
-    return Bridge(Problem(process, reward, float(jnp.min(variance))), jnp.zeros(()), control, corrector, c)
+    return Bridge(problems.make_tilt(process, reward, float(jnp.min(variance))), jnp.zeros(()), control, corrector, c)
 
 
 def _of(process: Process) -> tuple[Callable[[Array], Array], float]:
-    if process.log_density is None:
-        raise ValueError("closed forms are for Gaussian processes; got one known by its velocity or score.")
-    return process.gain, process.scale
+    validate.density(process, "a closed form")
+    return process.frame.gain, process.frame.scale

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tiltjax.types import GaussianPath, Process, Scalar
+from tiltjax.types import Frame, GaussianPath, Scalar
 
 START = 1e-5
 
@@ -217,18 +217,18 @@ def power(num_steps: int, exponent: float = 2.0) -> Array:
     return _times(1 - (1 - np.arange(num_steps + 1) / num_steps) ** exponent)
 
 
-def log_snr(process: Process, num_steps: int, resolution: float, overshoot: float = 0.1) -> Array:
+def log_snr(frame: Frame, num_steps: int, resolution: float, overshoot: float = 0.1) -> Array:
     """Uniform in log R_t, R_t = Var[X_1 | X_t] of the base, from R_0 down to overshoot * resolution; then one step to t = 1.
 
     `resolution` is the smallest variance at which the target has structure. Below it log h is all but linear in one
-    step, so nothing is lost by the jump at the end. R is that of the Gaussian of the process's scale.
+    step, so nothing is lost by the jump at the end. R is that of the frame's Gaussian.
     """
     _check_steps(num_steps)
-    last = overshoot * resolution / process.scale**2
+    last = overshoot * resolution / frame.scale**2
     with jax.ensure_compile_time_eval():  # a grid is a constant, also where it is made inside `jit`
-        first = float(top_level(process))
+        first = float(top_level(frame))
         levels = np.exp(np.linspace(math.log(first), math.log(min(last, 0.5 * first)), num_steps))[1:]
-        inner = np.asarray(time_at(process, jnp.asarray(levels)), dtype=np.float64)
+        inner = np.asarray(time_at(frame, jnp.asarray(levels)), dtype=np.float64)
     return _times(np.concatenate([[0.0], inner, [1.0]]))
 
 
@@ -254,15 +254,15 @@ def equal_dissipation(times: Array, dissipation: Array, num_steps: int) -> Array
     return _times(np.interp(np.linspace(0.0, length[-1], num_steps + 1), length, old))
 
 
-def time_at(process: Process, level: Scalar) -> Array:
+def time_at(frame: Frame, level: Scalar) -> Array:
     """The t at which R_t / s^2 = level, for level in (0, top_level): Var[X_1 | X_t] in units of Var[X_1]."""
     level = jnp.asarray(level)
-    return process.path.time((1 / level - 1) / process.scale**2)
+    return frame.path.time((1 / level - 1) / frame.scale**2)
 
 
-def top_level(process: Process) -> Array:
+def top_level(frame: Frame) -> Array:
     """R_0 / s^2: 1 where X_0 says nothing of X_1, less where it does (Brownian motion from a source)."""
-    return process.residual(jnp.zeros(())) / process.scale**2
+    return frame.residual(jnp.zeros(())) / frame.scale**2
 
 
 def _check_steps(num_steps: int) -> None:

@@ -1,11 +1,13 @@
 """A target as a problem in its natural units, which the pilot finds; and the defaults that go by the problem."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tiltjax import checks, networks, particles, paths, pilot, problems, processes
+from tiltjax import memoryless, particles, paths, pilot, problems, processes, validate
 from tiltjax.coordinates import Coordinates
 from tiltjax.types import GaussianPath, Key, Network, Problem, Target
 
@@ -27,15 +29,15 @@ def prepare(
     `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
     deviation in units of the target's; the coordinates hold it.
     """
-    checks.check_key(key)
+    validate.key(key, "prepare(key, target)")
     return on_unit_base(*piloted(key, target, location, scale), path, base_scale)
 
 
 def piloted(key: Key, target: Target, location: Array | float = 0.0, scale: float = 1.0) -> tuple[Target, pilot.Pilot]:
     """The target, its density traced but once from here on, and what the pilot found of it."""
-    problems.check_target(target)
-    problems.check_scalar(target.log_density, target.shape, "log_density")
+    validate.target(target)
     target = target._replace(log_density=problems.traced_once(target.log_density))
+    validate.scalar(target.log_density, target.shape, "log_density")
     free = particles.free(target)
     if not target.centred:
         return target, pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
@@ -52,6 +54,20 @@ def whitened(target: Target, coordinates: Coordinates, resolution: float) -> Pro
     return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
 
 
+def stand_in(target: Target) -> Problem:
+    """A problem of the kind that the pilot will lead to, in the place of the target a standard normal."""
+    free = particles.free(target)
+    process = processes.gaussian(paths.linear(), free.shape, BASE_SCALE)
+    normal = problems.make_tilt(process, lambda x: -0.5 * jnp.sum(jnp.square(x)), 1.0)
+    return normal._replace(target=target._replace(log_density=normal.reward))
+
+
+def made(network: Any, given: Target | Problem, problem: Problem) -> Network:
+    """The network that `fit` would train on the problem."""
+    network = default_network(given) if network is None else network
+    return network if isinstance(network, Network) else network(problem)
+
+
 def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath | None, base_scale: float = BASE_SCALE) -> Problem:
     """In coordinates in which the base, base_scale of the pilot's units, is N(0, I)."""
     coordinates = found.coordinates._replace(scale=base_scale * found.coordinates.scale)
@@ -60,15 +76,12 @@ def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath | None, 
 
 
 def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
-    """A control in the coordinates of the noising kernel, equivariant for particles; a plain drift for an annealed problem."""
-    if isinstance(problem, Problem) and problem.anneal is not None:
-        return networks.drift
-    centred = problems.is_centred(problem) if isinstance(problem, Problem) else problem.centred
-    return networks.egnn if centred else networks.mlp
+    """The network of the problem's dynamics (`Dynamics.network`); a target's are memoryless."""
+    if isinstance(problem, Target):
+        return memoryless.network(problem.centred)
+    return problem.dynamics.network(problems.is_centred(problem))
 
 
 def default_grid(problem: Problem) -> Callable[[int], Array]:
-    """Uniform in log-SNR down to the problem's resolution; uniform in t for an annealed problem."""
-    if problem.anneal is not None:
-        return paths.uniform
-    return lambda num_steps: paths.log_snr(problem.process, num_steps, problem.resolution)
+    """The grid of the problem's dynamics (`Dynamics.grid`)."""
+    return lambda num_steps: problem.dynamics.grid(problem.resolution, num_steps)

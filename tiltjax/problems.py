@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import annealing, particles, processes
+from tiltjax import annealing, memoryless, particles, processes, validate
 from tiltjax.coordinates import Coordinates
-from tiltjax.types import Problem, Process, Target
+from tiltjax.types import LogDensity, Problem, Process, Target
 
 RESOLUTION = 1e-3
 STABLE_STEPS = 50  # sigma^2 dt / 2 <= resolution / 2 from this number of steps on
@@ -26,11 +25,8 @@ def sampling(
     same. A centred target of shape (n, d) has a process of shape (n - 1, d), that of `particles.embed`'s y.
     Raises ValueError when target and process disagree in shape, when the density is no scalar, or the base has no density.
     """
-    if process.log_density is None:
-        raise ValueError(
-            "problems.sampling needs a Gaussian process; got one without a density. Use problems.tilt(process, reward)."
-        )
-    check_target(target)
+    validate.density(process, "problems.sampling")
+    validate.target(target)
     free = particles.free(target)
     if tuple(free.shape) != tuple(process.shape):
         what = f"={tuple(target.shape)}" + (", centred, so that one particle fewer moves freely" if target.centred else "")
@@ -38,8 +34,14 @@ def sampling(
             f"target and process differ in the shape of a particle: got target.shape{what}, "
             f"process.shape={tuple(process.shape)}. Build the process with shape={tuple(free.shape)}."
         )
-    check_scalar(target.log_density, target.shape, "log_density")
-    log_density, base = traced_once(target.log_density), process.log_density
+    validate.scalar(traced_once(target.log_density), target.shape, "log_density")
+    once = target._replace(log_density=traced_once(target.log_density))
+    return make_sampling(once, process, _resolution(resolution, process), coordinates)._replace(target=target)
+
+
+def make_sampling(target: Target, process: Process, resolution: float, coordinates: Coordinates | None = None) -> Problem:
+    """`sampling` without checks, to be called inside `jit` too."""
+    log_density, base = target.log_density, validate.density(process, "problems.make_sampling")
     forward = _identity if coordinates is None else coordinates.forward
     inverse = _identity if coordinates is None else coordinates.inverse
 
@@ -53,7 +55,7 @@ def sampling(
         stretch = 0.0 if coordinates is None else coordinates.log_determinant(y)
         return log_density(decode(y)) + stretch - base(y)
 
-    return Problem(process, reward, _resolution(resolution, process), decode, encode, target)
+    return make_tilt(process, reward, resolution)._replace(decode=decode, encode=encode, target=target)
 
 
 def tilt(process: Process, reward: Callable[[Array], Array], *, resolution: float | None = None) -> Problem:
@@ -61,8 +63,13 @@ def tilt(process: Process, reward: Callable[[Array], Array], *, resolution: floa
 
     Raises ValueError when the reward is not a scalar for one particle.
     """
-    check_scalar(reward, process.shape, "reward")
-    return Problem(process, traced_once(reward), _resolution(resolution, process))
+    validate.scalar(traced_once(reward), process.shape, "reward")
+    return make_tilt(process, traced_once(reward), _resolution(resolution, process))
+
+
+def make_tilt(process: Process, reward: LogDensity, resolution: float) -> Problem:
+    """`tilt` without checks, to be called inside `jit` too. Particles make the base's own steps (`memoryless`)."""
+    return Problem(process, reward, resolution, memoryless.dynamics)
 
 
 def annealed(
@@ -78,29 +85,31 @@ def annealed(
 
     Raises ValueError when r_1 is not the reward, r_0 is not constant, or the noise is not positive.
     """
+    validate.memoryless(problem, "problems.annealed")
     base = problem.process
-    if problem.anneal is not None:
-        raise ValueError("this problem is annealed already; pass annealed the one that it was made from.")
-    level = min(base.scale, math.sqrt(STABLE_STEPS * problem.resolution)) if noise is None else noise
+    level = min(base.frame.scale, math.sqrt(STABLE_STEPS * problem.resolution)) if noise is None else noise
     sigma = level if callable(level) else (lambda t: jnp.full_like(t, level))
     tilt = annealing.scaled(problem.reward) if tilt is None else tilt
     _check_anneal(problem, tilt, sigma)
-    made = annealing.anneal(base, tilt, sigma)
-    return problem._replace(process=annealing.process(made), anneal=made)
+    return make_annealed(problem, tilt, sigma)
+
+
+def make_annealed(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array], Array]) -> Problem:
+    """`annealed` without checks, to be called inside `jit` too."""
+    return problem._replace(motion=annealing.motion(tilt, sigma))
 
 
 def _check_anneal(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array], Array]) -> None:
     base, real = problem.process, jax.dtypes.canonicalize_dtype(float)
     zero, one = jnp.zeros((), real), jnp.ones((), real)
-    start = jnp.square(base.path.alpha(0.0)) * base.scale**2 + jnp.square(base.path.beta(0.0))
-    if not float(start) > 0:
+    if not float(base.frame.variance(0.0)) > 0:
         raise ValueError(
             "the base starts from a point (X_0 = 0); annealing needs a p_0 with a density. Use paths.trigonometric()."
         )
     for t in (zero, 0.5 * one, one):
         if not float(sigma(t)) > 0:
             raise ValueError(f"noise is sigma_t of the dynamics and must be positive; got {float(sigma(t))} at t = {float(t)}.")
-    x = 0.3 * base.scale * jax.random.normal(jax.random.key(0), (3, *base.shape), real)
+    x = 0.3 * base.frame.scale * jax.random.normal(jax.random.key(0), (3, *base.shape), real)
     first = jax.vmap(lambda x: tilt(zero, x))(x)
     last, reward = jax.vmap(lambda x: tilt(one, x))(x), jax.vmap(problem.reward)(x)
     if not bool(jnp.allclose(last, reward, rtol=1e-2, atol=1e-3)):
@@ -114,7 +123,7 @@ OVERSHOOT = 0.3  # of the resolution: the least R that regressions see
 
 def level_bin(problem: Problem, bins: int) -> Callable[[Array], Array]:
     """t -> the bin of log R_t, () int32: of `bins` even ones from scale^2 down to OVERSHOOT resolution."""
-    residual, scale = problem.process.residual, problem.process.scale
+    residual, scale = problem.frame.residual, problem.frame.scale
     depth = jnp.log(scale**2 / (OVERSHOOT * problem.resolution))
 
     def where(t: Array) -> Array:
@@ -146,42 +155,8 @@ def traced_once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return f if isinstance(f, type(_TRACED)) else jax.jit(f)
 
 
-def check_target(target: Any) -> None:
-    """Raises at once when `target` cannot be one."""
-    if not isinstance(target, Target):
-        hint = "tiltjax.Target(log_density, shape=(d,))"
-        raise TypeError(f"a target is needed; got {type(target).__name__}. Wrap your log density: {hint}.")
-    if not callable(target.log_density):
-        raise TypeError(f"log_density must be a function of one particle; got {type(target.log_density).__name__}.")
-    shape = target.shape
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n > 0 for n in shape) or not shape:
-        raise ValueError(f"shape is the shape of ONE particle, a tuple of positive ints; got {shape!r}. For d numbers: (d,).")
-
-
-def check_scalar(f: Callable[[Array], Array], shape: tuple[int, ...], name: str) -> None:
-    """Raises ValueError unless f maps one particle of `shape` to a real scalar. f is traced, not run."""
-    x = jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(float))
-    try:
-        out = jax.eval_shape(traced_once(f), x)
-    except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"{name} failed on one particle of shape {shape}: {error}. It must take ONE particle (the library vmaps) of the "
-            "shape given."
-        ) from error
-    got = getattr(out, "shape", None)
-    if got is None:
-        raise ValueError(f"{name} must return an array scalar for one particle of shape {shape}; got {type(out).__name__}.")
-    if got != ():
-        raise ValueError(
-            f"{name} must return a scalar for ONE particle of shape {shape}; got shape {got}. Sum over the last axes, or drop "
-            "the batch axis: the library vmaps."
-        )
-    if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"{name} must return a real floating-point number; got dtype {out.dtype}.")
-
-
 def _resolution(resolution: float | None, process: Process) -> float:
-    value = RESOLUTION * process.scale**2 if resolution is None else float(resolution)
+    value = RESOLUTION * process.frame.scale**2 if resolution is None else float(resolution)
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"resolution is a variance and must be positive and finite; got {resolution}.")
     return value

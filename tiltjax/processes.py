@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from tiltjax import frames, validate
 from tiltjax.paths import START, time_at
-from tiltjax.types import GaussianPath, Process, Scalar
+from tiltjax.types import Frame, GaussianPath, Process
 
 Field = Callable[[Array, Array], Array]  # (t, x) -> an array of x's shape
 
-GAIN_FLOOR = 1e-3
 EARLY = 1e-3
 LATE = 1e-4
 
@@ -34,14 +34,21 @@ def gaussian(path: GaussianPath, shape: tuple[int, ...], scale: float | None = N
     scale: standard deviation of the base; by default what the path implies (Brownian), else 1. Densities normalized.
     Raises ValueError unless scale > 0. Source: Domingo-Enrich, Du, Albergo, arXiv 2605.00229; Vargas et al., arXiv 2302.13834.
     """
-    s = path.scale if scale is None else scale
-    s = 1.0 if s is None else s
-    dim = math.prod(shape)
+    return make_gaussian(frames.frame(path, shape, _scale(path, scale)))
+
+
+def make_gaussian(frame: Frame) -> Process:
+    """`gaussian` without checks, to be called inside `jit` too."""
+    s, dim = frame.scale, math.prod(frame.shape)
 
     def log_density(x: Array) -> Array:
         return -0.5 * jnp.sum(jnp.square(x)) / s**2 - 0.5 * dim * math.log(2 * math.pi * s**2)
 
-    return _memoryless(path, shape, s, lambda t, x: jnp.zeros_like(x))._replace(log_density=log_density)
+    def marginal_change(t: Array, t1: Array, x: Array, x1: Array, by_kernels: Array) -> Array:
+        return frames.log_marginal(frame, t1, x1) - frames.log_marginal(frame, t, x)
+
+    made = _memoryless(frame, lambda t, x: (), lambda t, x, seen: jnp.zeros_like(x))
+    return made._replace(log_density=log_density, marginal_change=marginal_change)
 
 
 def pretrained(
@@ -77,18 +84,29 @@ def pretrained(
         )
     ((name, model),) = models.items()
     check_field(model, shape, name)
-    s = path.scale if scale is None else scale
-    s = 1.0 if s is None else s
-    nominal = gaussian(path, shape, s)
-    mean = _to_denoiser(path, name, model)
+    return make_pretrained(frames.frame(path, shape, _scale(path, scale)), name, model)
+
+
+def make_pretrained(frame: Frame, name: str, model: Field) -> Process:
+    """`pretrained` without checks, to be called inside `jit` too, where the model may hold traced weights."""
+    mean = _to_denoiser(frame.path, name, model)
     with jax.ensure_compile_time_eval():
-        latest = float(time_at(nominal, LATE))
+        latest = float(time_at(frame, LATE))
 
-    def slope(t: Array, x: Array) -> Array:
+    def g_base(t: Array, x: Array) -> Array:
         at = jnp.minimum(t, latest)
-        return (mean(at, x) - nominal.response(at) * x) / nominal.residual(at)
+        return (mean(at, x) - frame.response(at) * x) / frame.residual(at)
 
-    return _memoryless(path, shape, s, slope)
+    return _memoryless(frame, g_base, lambda t, x, seen: seen)
+
+
+def _scale(path: GaussianPath, scale: float | None) -> float:
+    """The base's standard deviation: by default what the path implies, else 1. ValueError unless it is positive."""
+    s = path.scale if scale is None else scale
+    s = 1.0 if s is None else float(s)
+    if not (s > 0 and math.isfinite(s)):
+        raise ValueError(f"scale is the standard deviation of the base and must be positive and finite; got {scale}.")
+    return s
 
 
 def check_field(field: Any, shape: tuple[int, ...], name: str) -> None:
@@ -126,66 +144,41 @@ def _to_denoiser(path: GaussianPath, name: str, model: Field) -> Field:
     return {"denoiser": model, "velocity": from_velocity, "score": from_score, "noise": from_noise}[name]
 
 
-def _memoryless(path: GaussianPath, shape: tuple[int, ...], scale: float, slope: Field) -> Process:
-    """A Gaussian of standard deviation `scale` with the control g_base = slope(t, x), in the units of m = Phi x."""
-    s = float(scale)
-    if not (s > 0 and math.isfinite(s)):
-        raise ValueError(f"scale is the standard deviation of the base and must be positive and finite; got {scale}.")
-    s2 = s * s
+def _memoryless(frame: Frame, see: Callable[[Array, Array], Any], g_of: Callable[[Array, Array, Any], Array]) -> Process:
+    """The frame's Gaussian with the control g_base, in the units of m = Phi x."""
+    path, response, fall = frame.path, frame.response, frame.fall
 
-    def spread(t: Scalar) -> Array:  # S less the factor that alpha^2 and beta^2 share
-        return path.signal2(t) * s2 + path.noise2(t)
-
-    def variance(t: Scalar) -> Array:
-        return jnp.square(path.alpha(t)) * s2 + jnp.square(path.beta(t))
-
-    def response(t: Scalar) -> Array:
-        return s2 * path.lift(t) / spread(t)
-
-    def fall(t: Scalar, t1: Scalar) -> Array:  # R - R'
-        return s2 * s2 * path.rise(t, t1) / (spread(t) * spread(t1))
-
-    def gain(t: Scalar) -> Array:
-        return s * jnp.sqrt(jnp.maximum(s2 * path.speed(t) / jnp.square(spread(t)), GAIN_FLOOR))
-
-    def transition(t: Array, t1: Array, x: Array) -> tuple[Array, Array]:
+    def move(t: Array, t1: Array, x: Array, seen: Any) -> tuple[Array, Array]:
         after, gathered = response(t1), fall(t, t1)
-        return (response(t) * x + gathered * slope(t, x)) / after, jnp.sqrt(gathered) / after
+        return (response(t) * x + gathered * g_of(t, x, seen)) / after, jnp.sqrt(gathered) / after
 
     def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
         shared = jnp.square(path.beta(t)) / path.noise2(t)
         return path.alpha(t) / path.alpha(t1) * x1, jnp.sqrt(shared * path.rise(t, t1) / path.signal2(t1))
 
-    def score(t: Array, x: Array) -> Array:
-        t = jnp.maximum(t, START)  # where kappa and eta begin
-        return response(t) * slope(t, x) - x / variance(t)
-
-    def log_variance(t: Array) -> Array:  # of X_t; the factor that spread lacks is alpha / lift
-        t = jnp.maximum(t, START)
-        return jnp.log(spread(t)) + jnp.log(path.alpha(t) / path.lift(t))
-
-    def velocity(t: Array, x: Array) -> Array:  # kappa x + eta s, without the difference of large numbers at t = 0
-        widening = jax.grad(log_variance)(jnp.maximum(t, START))
-        return 0.5 * widening * x + path.eta(t) * response(t) * slope(t, x)
-
     return Process(
-        path=path,
-        shape=tuple(shape),
-        scale=s,
-        initial=lambda key: jnp.sqrt(variance(0.0)) * jax.random.normal(key, shape),
-        drift=lambda t, x: path.kappa(t) * x + 2 * path.eta(t) * score(t, x),
-        backward_drift=lambda t, x: path.kappa(t) * x,
-        diffusion=lambda t: jnp.sqrt(2 * path.eta(t)),
-        velocity=velocity,
-        score=score,
-        slope=slope,
-        transition=transition,
+        frame=frame,
+        initial=lambda key: jnp.sqrt(frame.variance(0.0)) * jax.random.normal(key, frame.shape),
+        see=see,
+        g_of=g_of,
+        move=move,
+        clock=lambda t, t1: fall(t, t1) / jnp.square(frame.gain(t)),
+        width=lambda t, t1: jnp.ones((), jnp.result_type(t)),
+        log_ratio=log_ratio,
         reverse=reverse,
-        clock=lambda t, t1: fall(t, t1) / jnp.square(gain(t)),
-        response=response,
-        residual=lambda t: s2 * path.noise2(t) / spread(t),
-        gain=gain,
+        marginal_change=lambda t, t1, x, x1, by_kernels: by_kernels,
     )
+
+
+def log_ratio(width: Array, c: Array, xi: Array) -> tuple[Array, Array]:
+    """log N(z; c, 1) - log N(z; 0, 1) = a + b / 2 at z = c + xi: a = c xi, b = c^2, for steps of width 1."""
+    del width
+    return c * xi, jnp.square(c)
+
+
+def narrow_log_ratio(width: Array, c: Array, xi: Array) -> tuple[Array, Array]:
+    """log N(z; c, w^2) - log N(z; 0, 1) = a + b / 2 at z = c + w xi: a = w c xi, b = c^2 - (1 - w^2) xi^2 - 2 log w."""
+    return width * c * xi, jnp.square(c) - (1 - jnp.square(width)) * jnp.square(xi) - 2 * jnp.log(width)
 
 
 def euler(process: Process) -> Process:
@@ -196,18 +189,27 @@ def euler(process: Process) -> Process:
     (`weights.crooks_full`). When not to use it: a Gaussian process has exact transitions, which cost the same.
     """
 
+    frame = process.frame
+
     def start(t: Array, t1: Array) -> Array:
         return jnp.maximum(t, t1 - t)
 
-    def transition(t: Array, t1: Array, x: Array) -> tuple[Array, Array]:
+    def move(t: Array, t1: Array, x: Array, seen: Any) -> tuple[Array, Array]:
         dt, at = t1 - t, start(t, t1)
-        return x + process.drift(at, x) * dt, process.diffusion(at) * jnp.sqrt(dt)
+        g = process.g_base(jnp.maximum(at, START), x)
+        return x + frames.drift(frame, at, x, g) * dt, frames.diffusion(frame, at) * jnp.sqrt(dt)
 
     def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
         dt, at = t1 - t, start(t, t1)
-        return x1 - process.backward_drift(at, x1) * dt, process.diffusion(at) * jnp.sqrt(dt)
+        return x1 - frames.backward_drift(frame, at, x1) * dt, frames.diffusion(frame, at) * jnp.sqrt(dt)
 
-    return process._replace(transition=transition, reverse=reverse, clock=lambda t, t1: t1 - t)
+    return process._replace(
+        see=lambda t, x: (),  # the model is asked where the step is, not where the state is
+        g_of=lambda t, x, seen: process.g_base(t, x),
+        move=move,
+        reverse=reverse,
+        clock=lambda t, t1: t1 - t,
+    )
 
 
 def narrowed(process: Process, ratio: Callable[[Array], Array]) -> Process:
@@ -223,33 +225,32 @@ def narrowed(process: Process, ratio: Callable[[Array], Array]) -> Process:
     arXiv 2201.06503 (the variance of least KL divergence for the reverse steps of a diffusion model).
     """
 
-    def shrink(t: Array, t1: Array) -> Array:
-        fall = process.clock(t, t1) * jnp.square(process.gain(t))
-        return 1 - fall / process.residual(t) * (1 - ratio(t))
+    frame = process.frame
 
-    return process._replace(shrink=shrink)
+    def width(t: Array, t1: Array) -> Array:
+        return jnp.sqrt(1 - frame.fall(t, t1) / frame.residual(t) * (1 - ratio(t)))
 
-
-def step_width(process: Process, t: Array, t1: Array) -> Array:
-    """sqrt(rho) of a controlled step, of the particle's shape; 1 where the process is not narrowed."""
-    rho = jnp.ones((), jnp.result_type(t)) if process.shrink is None else process.shrink(t, t1)
-    return jnp.broadcast_to(jnp.sqrt(rho), process.shape)
+    return process._replace(width=width, log_ratio=narrow_log_ratio)
 
 
-def noise(process: Process, t: Scalar, x1: Array, xi: Array) -> Array:
-    """X_t | X_1 = x1 from the noising kernel: alpha_t x1 + beta_t xi. Tilts keep it."""
-    return process.path.alpha(t) * x1 + process.path.beta(t) * xi
+def score(process: Process, t: Array, x: Array) -> Array:
+    """s(t, x) = grad log p_t(x) of the base."""
+    return frames.score(process.frame, t, x, process.g_base(t, x))
+
+
+def velocity(process: Process, t: Array, x: Array) -> Array:
+    """v(t, x) of the base's probability flow."""
+    return frames.velocity(process.frame, t, x, process.g_base(t, x))
+
+
+def drift(process: Process, t: Array, x: Array) -> Array:
+    """b(t, x) of dX = b dt + sigma dB."""
+    return frames.drift(process.frame, t, x, process.g_base(t, x))
 
 
 def denoise(process: Process, t: Array, x: Array) -> Array:
     """D(x, t) = E[X_1 | X_t = x] = m + R g_base of the base."""
-    return process.response(t) * x + process.residual(t) * process.slope(t, x)
-
-
-def log_marginal(process: Process, t: Array, x: Array) -> Array:
-    """log p_t(x), normalized, of a Gaussian base: N(0, alpha^2 s^2 + beta^2)."""
-    variance = jnp.square(process.path.alpha(t)) * process.scale**2 + jnp.square(process.path.beta(t))
-    return -0.5 * jnp.sum(jnp.square(x)) / variance - 0.5 * x.size * jnp.log(2 * jnp.pi * variance)
+    return frames.denoiser(process.frame, t, x, process.g_base(t, x))
 
 
 def bridge(process: Process, t: Array, x0: Array, x1: Array, xi: Array) -> Array:
@@ -257,11 +258,11 @@ def bridge(process: Process, t: Array, x0: Array, x1: Array, xi: Array) -> Array
 
         m_t = m_0 + f (x1 - m_0) + sqrt(f R_t) xi,   f = (R_0 - R_t) / R_0,   m_0 = Phi_0 x0.
 
-    Without a source m_0 = 0, and this is `noise`. A Schroedinger bridge keeps it, whatever its control. Only for Gaussian
-    processes. Raises ValueError for others.
+    Without a source m_0 = 0, and this is `frames.noised`. A Schroedinger bridge keeps it, whatever its control. Only for
+    Gaussian processes. Raises ValueError for others.
     """
-    _needs_gaussian(process)
-    response, residual = process.response, process.residual
+    validate.density(process, "the kernel of a Schroedinger bridge")
+    response, residual = process.frame.response, process.frame.residual
     start, rest = residual(jnp.zeros_like(t)), residual(t)
     fraction = jnp.maximum(1 - rest / start, 0.0)
     m0 = response(jnp.zeros_like(t)) * x0
@@ -280,16 +281,11 @@ def backward_controlled(process: Process, corrector: Callable[[Array, Array], Ar
     `weights.crooks_relative`, which take the reverse kernel to be the base's. Raises ValueError for a process that is not
     Gaussian. Source: Liu et al. (2025), arXiv 2506.22565, for h; Vargas et al. (2024), arXiv 2307.01050, for the weight.
     """
-    _needs_gaussian(process)
-    response, gain = process.response, process.gain
+    validate.density(process, "a Schroedinger bridge")
+    frame = process.frame
 
     def reverse(t: Array, t1: Array, x1: Array) -> tuple[Array, Array]:
-        fall = process.clock(t, t1) * jnp.square(gain(t))
-        return (response(t1) * x1 + fall * corrector(t1, x1)) / response(t), process.reverse(t, t1, x1)[1]
+        m1 = frame.response(t1) * x1 + frame.fall(t, t1) * corrector(t1, x1)
+        return m1 / frame.response(t), process.reverse(t, t1, x1)[1]
 
     return process._replace(reverse=reverse)
-
-
-def _needs_gaussian(process: Process) -> None:
-    if process.log_density is None:
-        raise ValueError("a Schroedinger bridge needs a Gaussian process; got one known by its velocity or score.")

@@ -1,6 +1,5 @@
 """Drawing from a trained control."""
 
-import operator
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, checkpoints, dynamics, paths, problems, weights
-from tiltjax.sde import ControlFn
-from tiltjax.types import Key, Metrics, Network, Params, Problem, Samples, is_key
+from tiltjax import batching, checkpoints, dynamics, paths, problems, validate, weights
+from tiltjax.types import ControlFn, Key, Learned, Metrics, Network, Params, Problem, Samples, is_key
 
 
 class Report(NamedTuple):
@@ -37,6 +35,8 @@ class Sampler(NamedTuple):
     """A trained control with its problem: what `fit` returns.
 
     `grid(num_steps) -> times`; `num_steps` is the default for sampling. Draws are in the user's coordinates.
+    `extra` are learned arrays that the dynamics are made of, `remade(problem, extra)` the problem with them
+    (`Objective.problem`); for most losses there are none, and it is the problem itself.
     """
 
     problem: Problem
@@ -44,13 +44,20 @@ class Sampler(NamedTuple):
     params: Params
     grid: Callable[[int], Array]
     num_steps: int
-    forward: Callable[[Params, Key, Array], Samples]
-    back: Callable[[Params, Key, Array, Array], Samples]
+    forward: Callable[[Learned, Key, Array], Samples]
+    back: Callable[[Learned, Key, Array, Array], Samples]
     record: dict[str, Any]
     report: Report = Report()
+    extra: Params = None
+    remade: Callable[[Problem, Params], Problem] = lambda problem, extra: problem
+
+    @property
+    def learned(self) -> Learned:
+        """The control's parameters, and what the dynamics are made of."""
+        return Learned(self.params, self.extra)
 
     def __repr__(self) -> str:
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.learned))
         shape = problems.user_shape(self.problem)
         return f"Sampler(shape={shape}, num_steps={self.num_steps}, {size} parameters, {self.report!r})"
 
@@ -60,10 +67,10 @@ class Sampler(NamedTuple):
         A particle depends on its own key alone, so `batch_size` (particles at once) changes memory, not draws. More steps than
         in training raise the ESS. Raises TypeError for counts that are not ints, ValueError where they are not positive.
         """
-        positive_int("num_particles", num_particles)
+        validate.positive_int("num_particles", num_particles)
         times = self._times(key, num_steps)
         keys = jax.random.split(key, num_particles)
-        return _batched(lambda k: self.forward(self.params, k, times), (keys,), batch_size)
+        return _batched(lambda k: self.forward(self.learned, k, times), (keys,), batch_size)
 
     def backward(self, key: Key, x: Array, *, num_steps: int | None = None, batch_size: int = 2048) -> Samples:
         """Weights of noising paths that start from given points x (n, *shape), draws of the target in the user's coordinates.
@@ -73,14 +80,14 @@ class Sampler(NamedTuple):
         shape = problems.user_shape(self.problem)
         if x.shape[1:] != shape:
             raise ValueError(f"x must be (n, *{shape}); got shape {x.shape}.")
-        positive_int("the number of particles in x", x.shape[0])
+        validate.positive_int("the number of particles in x", x.shape[0])
         times = self._times(key, num_steps)
         keys = jax.random.split(key, x.shape[0])
-        return _batched(lambda k, y: self.back(self.params, k, times, y), (keys, x), batch_size)
+        return _batched(lambda k, y: self.back(self.learned, k, times, y), (keys, x), batch_size)
 
     def resample(self, key: Key, samples: Samples, num_particles: int | None = None) -> Array:
         """Equally weighted draws (n, *shape) by systematic resampling of weighted ones."""
-        n = samples.log_weight.size if num_particles is None else positive_int("num_particles", num_particles)
+        n = samples.log_weight.size if num_particles is None else validate.positive_int("num_particles", num_particles)
         return samples.x[weights.resample(key, samples.log_weight, n)]
 
     def refine(self, key: Key, *, num_particles: int = 1024, num_steps: int = 400) -> "Sampler":
@@ -89,24 +96,25 @@ class Sampler(NamedTuple):
         num_particles paths of num_steps steps (finer than the grids that will be asked for) are drawn and stored in batches.
         Draws stay unbiased: the grid is fixed before they are made.
         """
-        positive_int("num_particles", num_particles)
+        validate.positive_int("num_particles", num_particles)
         times = self._times(key, num_steps)
 
-        def measure(params: Params, key: Key) -> Array:
-            return dynamics.dissipation(self.problem, lambda t, x: self.network.apply(params, t, x), times, key, num_particles)
+        def measure(learned: Learned, key: Key) -> Array:
+            problem = self.remade(self.problem, learned.extra)
+            return dynamics.dissipation(problem, _control(self.network, learned), times, key, num_particles)
 
-        spent = jax.jit(measure)(self.params, key)
+        spent = jax.jit(measure)(self.learned, key)
         record = {**self.record, "grid": {"times": times.tolist(), "dissipation": spent.tolist()}}
         return self._replace(grid=refined_grid(record["grid"]), record=record)
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes a new directory that `tiltjax.load` reads. ValueError if it exists and is not empty."""
-        checkpoints.save_arrays(directory, {**self.record, "num_steps": self.num_steps}, self.params)
+        checkpoints.save_arrays(directory, {**self.record, "num_steps": self.num_steps}, self.learned._asdict())
 
     def _times(self, key: Key, num_steps: int | None) -> Array:
         if not is_key(key):
             raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}.")
-        return self.grid(positive_int("num_steps", self.num_steps if num_steps is None else num_steps))
+        return self.grid(validate.positive_int("num_steps", self.num_steps if num_steps is None else num_steps))
 
 
 def refined_grid(measured: dict[str, list[float]]) -> Callable[[int], Array]:
@@ -124,27 +132,31 @@ def sampler(
     num_steps: int = 200,
     record: dict[str, Any] | None = None,
     report: Report = Report(),
+    extra: Params = None,
+    remade: Callable[[Problem, Params], Problem] = lambda problem, extra: problem,
 ) -> Sampler:
     """Compiles nothing yet: a program is built at the first draw of each size and kept."""
 
-    def forward(params: Params, keys: Key, times: Array) -> Samples:
-        def one(key: Key) -> Samples:
-            return draw(problem, lambda t, x: network.apply(params, t, x), times, key)
+    def forward(learned: Learned, keys: Key, times: Array) -> Samples:
+        own, control = remade(problem, learned.extra), _control(network, learned)
+        return batching.each(lambda key: draw(own, control, times, key), (keys,), network.at_once)
 
-        return batching.each(one, (keys,), network.at_once)
+    def back(learned: Learned, keys: Key, times: Array, x: Array) -> Samples:
+        own, control = remade(problem, learned.extra), _control(network, learned)
 
-    def back(params: Params, keys: Key, times: Array, x: Array) -> Samples:
         def one(key: Key, x: Array) -> Samples:
-            def control(t: Array, y: Array) -> Array:
-                return network.apply(params, t, y)
-
-            path = dynamics.simulate_backward(problem, control, times, key, problem.encode(x))
-            return Samples(x, dynamics.own_log_weight(problem, control, path))
+            path = dynamics.simulate_backward(own, control, times, key, own.encode(x))
+            return Samples(x, dynamics.own_log_weight(own, control, path))
 
         return batching.each(one, (keys, x), network.at_once)
 
-    record = record or {"format": 1, "shape": list(problems.user_shape(problem))}
-    return Sampler(problem, network, params, grid, num_steps, jax.jit(forward), jax.jit(back), record, report)
+    record = record or {"format": checkpoints.FORMAT, "loss": None, "shape": list(problems.user_shape(problem))}
+    programs = jax.jit(forward), jax.jit(back)
+    return Sampler(problem, network, params, grid, num_steps, *programs, record, report, extra, remade)
+
+
+def _control(network: Network, learned: Learned) -> ControlFn:
+    return lambda t, x: network.apply(learned.control, t, x)
 
 
 def draw(problem: Problem, control: ControlFn, times: Array, key: Key) -> Samples:
@@ -156,19 +168,7 @@ def draw(problem: Problem, control: ControlFn, times: Array, key: Key) -> Sample
 def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:
     """f over slices of `batch_size`, the last one padded: one compiled program, dispatched without waiting."""
     n = inputs[0].shape[0]
-    size = min(n, positive_int("batch_size", batch_size))
+    size = min(n, validate.positive_int("batch_size", batch_size))
     index = jnp.arange(-(-n // size) * size) % n
     parts = [f(*(leaf[index[i : i + size]] for leaf in inputs)) for i in range(0, len(index), size)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)
-
-
-def positive_int(name: str, value: Any) -> int:
-    """`value`, checked to be a positive int (or a scalar integer array)."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        advice = f" Pass {name}={int(value)}." if isinstance(value, float) and value.is_integer() else ""
-        raise TypeError(f"{name} must be a positive int; got {type(value).__name__} {value!r}.{advice}") from None
-    if count < 1:
-        raise ValueError(f"{name} must be a positive int; got {count}.")
-    return count

@@ -1,12 +1,10 @@
 """Simulation by diffrax, one particle at a time; `vmap` over keys for many. The only module that imports diffrax.
 
-The solver's clock counts steps: a step reads its own kernel (`Process.transition`), so its variance is never a rounded
-difference of times. One `ControlTerm` drives the particle and its path weight together by (1, xi_k), so the control is
-evaluated once a step. Steps are diffrax's; the loop over them is a `lax.scan` whose step is rematerialised when a loss
-differentiates through it.
+A step reads its own kernel (`Process.move`), so its variance is never a rounded difference of times: x' = mean + std (c + w xi)
+is one step of diffrax's Euler solver on a `ControlTerm` that (1, xi) drives. The loop over steps is one `lax.scan` (`travel`),
+for draws, stored paths and SMC alike, whose step is rematerialised when a loss differentiates through it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,11 +14,9 @@ import jax.numpy as jnp
 import lineax
 from jax import Array
 
+from tiltjax import validate
 from tiltjax.calculus import divergence
-from tiltjax.processes import step_width
-from tiltjax.types import Key, Path, Process
-
-ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u
+from tiltjax.types import ControlFn, Key, Path, Process
 
 
 class End(NamedTuple):
@@ -33,12 +29,10 @@ class End(NamedTuple):
     log_ratio: Array
 
 
-class Noise(diffrax.AbstractPath):
-    """What drives a step of the clock: (1, xi_k, xi_k^2), xi_k ~ N(0, I) from the key folded with k, or a stored row."""
+class Drive(diffrax.AbstractPath):
+    """What drives one step: (1, xi)."""
 
-    source: Array
-    shape: tuple[int, ...] = ()
-    stored: bool = False
+    xi: Array
 
     @property
     def t0(self) -> float:
@@ -46,18 +40,62 @@ class Noise(diffrax.AbstractPath):
 
     @property
     def t1(self) -> float:
-        return float("inf")
+        return 1.0
 
-    def evaluate(
-        self, t0: Array, t1: Array | None = None, left: bool = True, use_jump: bool = True
-    ) -> tuple[Array, Array, Array]:
-        xi = self.source[t0] if self.stored else jax.random.normal(jax.random.fold_in(self.source, t0), self.shape)
-        return jnp.ones((), xi.dtype), xi, jnp.square(xi)
+    def evaluate(self, t0: Array, t1: Array | None = None, left: bool = True, use_jump: bool = True) -> tuple[Array, Array]:
+        return jnp.ones((), self.xi.dtype), self.xi
+
+
+def kernel_step(x: Array, mean: Array, std: Array, c: Array, width: Array, xi: Array) -> Array:
+    """x' = mean + std (c + width xi), by diffrax's Euler solver."""
+
+    def vector_field(t: Any, y: Array, args: Any) -> lineax.AbstractLinearOperator:
+        def increment(driver: tuple[Array, Array]) -> Array:
+            one, normal = driver
+            return (mean - x) * one + std * (c * one + width * normal)
+
+        structure = (jax.ShapeDtypeStruct((), mean.dtype), jax.ShapeDtypeStruct(mean.shape, mean.dtype))
+        return lineax.FunctionLinearOperator(increment, structure)
+
+    term = diffrax.ControlTerm(vector_field, Drive(xi))
+    after, *_ = diffrax.Euler().step(term, 0.0, 1.0, x, None, None, made_jump=False)
+    return after
+
+
+def travel(step: Callable[[Any, Array, Array, Array], tuple[Any, Any]], state: Any, times: Array) -> tuple[Any, Any]:
+    """The scan of step(state, k, t_k, t_k+1) -> (state, row) over a grid (N+1,): the last state, the rows stacked."""
+
+    def body(state: Any, k: Array) -> tuple[Any, Any]:
+        return step(state, k, times[k], times[k + 1])
+
+    # the scan keeps the rematerialised step from being merged away
+    return jax.lax.scan(jax.checkpoint(body, prevent_cse=False), state, jnp.arange(len(times) - 1))
+
+
+def travel_back(step: Callable[[Array, Array, Array, Array], tuple[Array, Any]], x1: Array, times: Array) -> tuple[Array, Any]:
+    """The same from t = 1 to 0: rows are in the order of the times."""
+    return jax.lax.scan(lambda x, k: step(x, k, times[k], times[k + 1]), x1, jnp.arange(len(times) - 1), reverse=True)
+
+
+def normal(key: Key, k: Array, shape: tuple[int, ...]) -> Array:
+    """xi_k ~ N(0, I) of step k."""
+    return jax.random.normal(jax.random.fold_in(key, k), shape)
 
 
 def noise(key: Key, num_steps: int, shape: tuple[int, ...]) -> Array:
-    """The (N, *shape) normals that `simulate` draws from `key`."""
-    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(key, k), shape))(jnp.arange(num_steps))
+    """The normals (N, *shape) of all steps."""
+    return jax.vmap(lambda k: normal(key, k, shape))(jnp.arange(num_steps))
+
+
+def controlled_step(
+    process: Process, control: ControlFn, t: Array, t1: Array, x: Array, seen: Any, xi: Array
+) -> tuple[Array, Array, Array]:
+    """(x', log_ratio of the step, u) of a memoryless process: X' = mean + std (c + width xi), c = sqrt(clock) u(t, x)."""
+    mean, std = process.move(t, t1, x, seen)
+    u = control(t, x)
+    c, width = jnp.sqrt(process.clock(t, t1)) * u, process.width(t, t1)
+    a, b = process.log_ratio(width, c, xi)
+    return kernel_step(x, mean, std, c, width, xi), -jnp.sum(a) - 0.5 * jnp.sum(b), u
 
 
 def simulate(
@@ -71,7 +109,7 @@ def simulate(
     Differentiable in whatever `control` closes over, at the memory of one state a step. A Gaussian process makes exact steps
     (the sampler is unbiased at any N); `processes.euler` makes Euler-Maruyama ones.
     """
-    end, _ = _scan(process, control, times, key, x0, xi, stored=False)
+    end, _ = _through(process, control, times, key, x0, xi, stored=False)
     return end
 
 
@@ -79,50 +117,25 @@ def simulate_path(
     process: Process, control: ControlFn, times: Array, key: Key, *, x0: Array | None = None, xi: Array | None = None
 ) -> Path:
     """`simulate`, with every state, control and normal stored: memory 3 N states a particle."""
-    end, rows = _scan(process, control, times, key, x0, xi, stored=True)
-    assert rows is not None
-    x, u, normals = rows
+    end, (x, u, normals) = _through(process, control, times, key, x0, xi, stored=True)
     return Path(times, jnp.concatenate([x, end.x[None]]), u, normals)
 
 
-def _scan(
+def _through(
     process: Process, control: ControlFn, times: Array, key: Key, x0: Array | None, xi: Array | None, *, stored: bool
-) -> tuple[End, tuple[Array, Array, Array] | None]:
+) -> tuple[End, Any]:
     key_start, key_noise = jax.random.split(key)
     start = process.initial(key_start) if x0 is None else x0
-    driver = Noise(key_noise, process.shape) if xi is None else Noise(xi, process.shape, stored=True)
-    term = diffrax.ControlTerm(lambda k, y, args: _kernel(process, control, times[k], times[k + 1], y), driver)
-    solver = diffrax.Euler()
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # the scan keeps it from being merged away
-    def step(y: End, k: Array) -> tuple[End, tuple[Array, Array, Array] | None]:
-        after, *_ = solver.step(term, k, k + 1, y, None, None, made_jump=False)
-        if not stored:
-            return after, None
-        return after, (y.x, control(times[k], y.x), driver.evaluate(k)[1])
+    def step(state: tuple[End, Any], k: Array, t: Array, t1: Array) -> tuple[tuple[End, Any], Any]:
+        (x, log_ratio), seen = state
+        z = normal(key_noise, k, process.shape) if xi is None else xi[k]
+        after, change, u = controlled_step(process, control, t, t1, x, seen, z)
+        return (End(after, log_ratio + change), process.see(t1, after)), (x, u, z) if stored else None
 
-    return jax.lax.scan(step, End(start, jnp.zeros((), start.dtype)), jnp.arange(len(times) - 1))
-
-
-def _kernel(process: Process, control: ControlFn, t: Array, t1: Array, y: End) -> lineax.AbstractLinearOperator:
-    """(1, xi, xi^2) -> the increments of a step, linear in all."""
-    mean, std = process.transition(t, t1, y.x)
-    c = jnp.sqrt(process.clock(t, t1)) * control(t, y.x)
-
-    def increment(driver: tuple[Array, Array, Array]) -> End:
-        one, xi, _ = driver
-        return End((mean - y.x) * one + std * (c * one + xi), -jnp.sum(c * xi) - 0.5 * jnp.sum(jnp.square(c)) * one)
-
-    def narrow(driver: tuple[Array, Array, Array]) -> End:
-        one, xi, square = driver
-        width = step_width(process, t, t1)
-        log_ratio = -jnp.sum(c * width * xi) + 0.5 * jnp.sum((1 - jnp.square(width)) * square)
-        log_ratio += jnp.sum(jnp.log(width) - 0.5 * jnp.square(c)) * one
-        return End((mean - y.x) * one + std * (c * one + width * xi), log_ratio)
-
-    real = jax.ShapeDtypeStruct(mean.shape, mean.dtype)
-    structure = (jax.ShapeDtypeStruct((), mean.dtype), real, real)
-    return lineax.FunctionLinearOperator(increment if process.shrink is None else narrow, structure)
+    begin = (End(start, jnp.zeros((), start.dtype)), process.see(times[0], start))
+    (end, _), rows = travel(step, begin, times)
+    return end, rows
 
 
 def simulate_backward(process: Process, control: ControlFn, times: Array, key: Key, x1: Array) -> Path:
@@ -133,17 +146,21 @@ def simulate_backward(process: Process, control: ControlFn, times: Array, key: K
     """
     normals = noise(key, len(times) - 1, process.shape)
 
-    def step(x: Array, k: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        t, t1 = times[k], times[k + 1]
-        mean, std = process.reverse(t, t1, x)
-        before = mean + std * normals[k]
-        forward_mean, forward_std = process.transition(t, t1, before)
-        u = control(t, before)
-        xi = ((x - forward_mean) / forward_std - jnp.sqrt(process.clock(t, t1)) * u) / step_width(process, t, t1)
+    def step(x: Array, k: Array, t: Array, t1: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        before, u, xi = back_step(process, control, t, t1, x, normals[k])
         return before, (before, u, xi)
 
-    _, (x, u, xi) = jax.lax.scan(step, x1, jnp.arange(len(times) - 1), reverse=True)
+    _, (x, u, xi) = travel_back(step, x1, times)
     return Path(times, jnp.concatenate([x, x1[None]]), u, xi)
+
+
+def back_step(process: Process, control: ControlFn, t: Array, t1: Array, x1: Array, xi: Array) -> tuple[Array, Array, Array]:
+    """(x, u, xi_forward): one step of the noising kernel, and the normals with which the controlled step moves x to x1."""
+    mean, std = process.reverse(t, t1, x1)
+    x = mean + std * xi
+    forward_mean, forward_std = process.transition(t, t1, x)
+    u = control(t, x)
+    return x, u, ((x1 - forward_mean) / forward_std - jnp.sqrt(process.clock(t, t1)) * u) / process.width(t, t1)
 
 
 def lean_adjoint(process: Process, path: Path, terminal: Array) -> Array:
@@ -177,9 +194,8 @@ def probability_flow(
     weight is right only in the mean of its logarithm). Only for Gaussian processes.
     Source: Song et al. (2021), arXiv 2011.13456; Chen et al. (2018), arXiv 1806.07366.
     """
-    if process.log_density is None:
-        raise ValueError("probability_flow needs a Gaussian process; got one known by its velocity or score.")
-    response, residual, gain, scale = process.response, process.residual, process.gain, process.scale
+    validate.density(process, "probability_flow")
+    response, residual, gain, scale = process.frame.response, process.frame.residual, process.frame.gain, process.frame.scale
 
     z0 = jax.random.normal(key, process.shape) if z is None else z
     solver = diffrax.Heun()

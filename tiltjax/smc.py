@@ -1,9 +1,12 @@
-"""Sequential Monte Carlo on annealed dynamics: walkers with weights, resampled when the weights are spent.
+"""Sequential Monte Carlo on the dynamics of any problem: walkers with weights, resampled when the weights are spent.
 
-With a zero drift this is annealed importance sampling with resampling, that is tempered SMC; with a learned drift the same
-algorithm needs fewer steps. With a base that has a density E[exp(log_z)] = Z at any number of steps and particles, as long as
-the moves' step size is not adapted (adaptation costs a bias that vanishes with the number of particles).
-Sources: Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711.
+Walkers are resampled by their weight times psi_t, a potential of the dynamics, and go on with the weight 1 / psi_t: whatever
+psi_t is, E[exp(log_z)] = Z, at any number of particles, where the dynamics' weights have the mean Z (`Dynamics.unbiased`).
+Annealed, with a zero drift, this is tempered SMC (psi = 1: the weight is that of rho_t already); memoryless, the potential
+looks ahead to the reward. With a learned control the same algorithm needs fewer steps. Moves whose step size is adapted cost a
+bias that vanishes with the number of particles.
+Sources: Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711; for the
+potentials Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo, chapter 10.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import annealing, dynamics, hamiltonian, weights
-from tiltjax.dynamics import Walker
-from tiltjax.sde import ControlFn
-from tiltjax.types import Anneal, Key, Problem
+from tiltjax import hamiltonian, sde, validate, weights
+from tiltjax.types import ControlFn, Dynamics, Key, Problem, Walker
 
 Scheme = Callable[[Key, Array, int], Array]
 
@@ -33,8 +34,9 @@ class Ensemble(NamedTuple):
     """Weighted particles of p* and the estimate of log Z of one run.
 
     x (n, *shape) in the user's coordinates, log_weight (n,) since the last resampling with log mean exp(log_weight) = log_z.
-    Along the path, one a step: ess (N,) before resampling, resampled (N,), acceptance (N,) of the moves, and log_z_path (N,)
-    of rho_t. The draws are correlated by resampling: for the error of log_z repeat runs (`vmap` over keys).
+    Along the path, one a step: ess (N,) before resampling, resampled (N,), acceptance (N,) of the moves, and log_z_path (N,),
+    the mean weight so far (log Z_t of rho_t where the dynamics follow one). The draws are correlated by resampling: for the
+    error of log_z repeat runs (`vmap` over keys).
     """
 
     x: Array
@@ -63,35 +65,43 @@ def run(
     scheme: Scheme = weights.resample,
     moves: Moves | None = None,
 ) -> Ensemble:
-    """`num_particles` walkers of an annealed problem through the grid, under the drift control(t, x).
+    """`num_particles` walkers of a problem through the grid, under the control (or drift) control(t, x).
 
-    They are resampled by `scheme` when the ESS of their weights falls below ess_floor (0: never, plain AIS; 1: at every step).
-    Costs num_particles (N + 1) gradients of the density, and (leapfrog + 1) more for a move. jit and vmap it over keys.
-    Raises ValueError for a problem that is not annealed, a floor outside [0, 1], or moves on a base without a density.
+    They are resampled by `scheme` when the ESS of weight times potential falls below ess_floor (0: never; 1: at every step).
+    Costs num_particles (N + 1) gradients of the density where the problem is annealed, N + 1 values where it is memoryless, and
+    (leapfrog + 1) gradients more for a move. jit and vmap it over keys.
+    Raises ValueError for a floor outside [0, 1], or moves where the density of the walkers is not known.
     """
-    anneal = _check(problem, ess_floor, moves)
+    if not 0 <= ess_floor <= 1:
+        raise ValueError(f"ess_floor is the ESS below which walkers are resampled, a fraction in [0, 1]; got {ess_floor}.")
+    log_rho = None if moves is None else validate.log_rho(problem, "moves")
+    of = problem.dynamics
     key_start, key_steps = jax.random.split(key)
-    begin = jax.vmap(lambda k: dynamics.start(anneal, control, times[0], problem.process.initial(k)))
+    begin = jax.vmap(lambda k: of.start(control, times[0], of.initial(k)))
     walkers = begin(jax.random.split(key_start, num_particles))
     zero = jnp.zeros((), walkers.log_weight.dtype)
     state = _State(walkers, zero, zero + (0.5 if moves is None else moves.step_size))
 
-    def step(state: _State, k: Array) -> tuple[_State, tuple[Array, ...]]:
-        t, t1 = times[k], times[k + 1]
+    def step(state: _State, k: Array, t: Array, t1: Array) -> tuple[_State, tuple[Array, ...]]:
         key_noise, key_resample, key_move = jax.random.split(jax.random.fold_in(key_steps, k), 3)
         xi = jax.random.normal(key_noise, state.walkers.x.shape, state.walkers.x.dtype)
-        walkers = jax.vmap(lambda w, z: dynamics.move(anneal, control, t, t1, w, z))(state.walkers, xi)
+        walkers, _ = jax.vmap(lambda w, z: of.step(control, t, t1, w, z))(state.walkers, xi)
+        ahead = jax.vmap(lambda w: of.potential(t1, w))(walkers)
+        ahead = jnp.where(jnp.isfinite(ahead), ahead, 0.0)  # any potential will do
         log_w = jnp.where(jnp.isfinite(walkers.log_weight), walkers.log_weight, -jnp.inf)
-        walkers, ess = walkers._replace(log_weight=log_w), weights.ess(log_w)
+        ess = weights.ess(log_w + ahead)
         spent = ess < ess_floor
-        arrived = state._replace(walkers=walkers)
-        state = jax.lax.cond(spent, lambda: _resampled(key_resample, arrived, scheme), lambda: arrived)
+        arrived = state._replace(walkers=walkers._replace(log_weight=log_w))
+        state = jax.lax.cond(spent, lambda: _resampled(key_resample, arrived, ahead, scheme), lambda: arrived)
         log_z = state.log_z + _log_mean(state.walkers.log_weight)
-        state, acceptance = (state, zero) if moves is None else _moved(key_move, anneal, control, t1, state, moves)
+        if moves is None or log_rho is None:
+            return state, (ess, spent, zero, log_z)
+        state, acceptance = _moved(key_move, of, lambda x: log_rho(t1, x), control, t1, state, moves)
         return state, (ess, spent, acceptance, log_z)
 
-    state, (ess, spent, acceptance, log_z) = jax.lax.scan(step, state, jnp.arange(len(times) - 1))
-    log_weight = state.walkers.log_weight + state.log_z
+    state, (ess, spent, acceptance, log_z) = sde.travel(step, state, times)
+    log_weight = jax.vmap(of.finish)(state.walkers) + state.log_z
+    log_weight = jnp.where(jnp.isfinite(log_weight), log_weight, -jnp.inf)
     x = jax.vmap(problem.decode)(state.walkers.x)
     return Ensemble(x, log_weight, _log_mean(log_weight), ess, spent, acceptance, log_z)
 
@@ -121,11 +131,13 @@ def tune(
     score = sum over steps of log ESS, resampled at every step. Strength 0 is tempered SMC, so a drift that does harm is left
     out: what is tuned is not worse than the classical method, up to the scatter of num_particles. One program for all pairs.
     """
-    anneal = _check(problem, 1.0, None)
+    rescaled = validate.rescaled(problem, "smc.tune")
+
+    def louder(factor: Array) -> Problem:  # nothing that was learned depends on the noise
+        return problem._replace(motion=lambda process, reward: rescaled(factor))
 
     def score(key: Key, noise: Array, strength: Array) -> Array:
-        sigma = lambda t: noise * anneal.noise(t)  # noqa: E731
-        changed = annealed_with(problem, sigma)
+        changed = louder(noise)
         out = run(changed, lambda t, x: strength * control(t, x), times, key, num_particles, ess_floor=1.0)
         value = jnp.sum(jnp.log(out.ess))
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
@@ -133,50 +145,33 @@ def tune(
     grid = jnp.stack(jnp.meshgrid(jnp.asarray(noises), jnp.asarray(strengths), indexing="ij"), -1).reshape(-1, 2)
     found = jax.jit(lambda key: jax.lax.map(lambda pair: score(key, pair[0], pair[1]), grid))(key)
     noise, strength = (float(value) for value in grid[int(jnp.argmax(found))])
-    best = annealed_with(problem, lambda t: noise * anneal.noise(t))
-    return Tuned(best, lambda t, x: strength * control(t, x), noise, strength, found.reshape(len(noises), len(strengths)))
-
-
-def annealed_with(problem: Problem, noise: Callable[[Array], Array]) -> Problem:
-    """The same annealed problem with other noise; nothing that was learned depends on it."""
-    anneal = _check(problem, 1.0, None)
-    made = annealing.anneal(anneal.base, anneal.tilt, noise)
-    return problem._replace(process=annealing.process(made), anneal=made)
-
-
-def _resampled(key: Key, state: _State, scheme: Scheme) -> _State:
-    log_weight = state.walkers.log_weight
-    index = scheme(key, log_weight, log_weight.size)
-    picked = jax.tree.map(lambda leaf: leaf[index], state.walkers)
-    return state._replace(
-        walkers=picked._replace(log_weight=jnp.zeros_like(log_weight)), log_z=state.log_z + _log_mean(log_weight)
+    return Tuned(
+        louder(jnp.asarray(noise)),
+        lambda t, x: strength * control(t, x),
+        noise,
+        strength,
+        found.reshape(len(noises), len(strengths)),
     )
 
 
-def _moved(key: Key, anneal: Anneal, control: ControlFn, t: Array, state: _State, moves: Moves) -> tuple[_State, Array]:
+def _resampled(key: Key, state: _State, ahead: Array, scheme: Scheme) -> _State:
+    """Walkers drawn by weight times potential, with the weight 1 / potential; the mean weight goes to log_z."""
+    total = state.walkers.log_weight + ahead
+    index = scheme(key, total, total.size)
+    picked = jax.tree.map(lambda leaf: leaf[index], state.walkers)
+    return state._replace(walkers=picked._replace(log_weight=-ahead[index]), log_z=state.log_z + _log_mean(total))
+
+
+def _moved(
+    key: Key, of: Dynamics, log_rho: Callable[[Array], Array], control: ControlFn, t: Array, state: _State, moves: Moves
+) -> tuple[_State, Array]:
     """Moves that leave rho_t invariant leave the weights as they are."""
     shape, n = state.walkers.x.shape, state.walkers.log_weight.size
-
-    def log_rho(x: Array) -> Array:
-        return anneal.log_rho(t, x.reshape(shape[1:]))
-
-    out = hamiltonian.moves(key, log_rho, state.walkers.x.reshape(n, -1), state.step_size, moves.num, moves.leapfrog)
-    x = out.x.reshape(shape)
-    walkers = jax.vmap(lambda y: dynamics.start(anneal, control, t, y))(x)._replace(log_weight=state.walkers.log_weight)
-    return _State(walkers, state.log_z, out.step_size), out.acceptance
+    flat = state.walkers.x.reshape(n, -1)
+    out = hamiltonian.moves(key, lambda x: log_rho(x.reshape(shape[1:])), flat, state.step_size, moves.num, moves.leapfrog)
+    walkers = jax.vmap(lambda y: of.start(control, t, y))(out.x.reshape(shape))
+    return _State(walkers._replace(log_weight=state.walkers.log_weight), state.log_z, out.step_size), out.acceptance
 
 
 def _log_mean(log_weight: Array) -> Array:
     return jax.nn.logsumexp(log_weight) - jnp.log(log_weight.size)
-
-
-def _check(problem: Problem, ess_floor: float, moves: Moves | None) -> Anneal:
-    if problem.anneal is None:
-        raise ValueError("smc needs an annealed problem; got a memoryless one. Use problems.annealed(problem).")
-    if not 0 <= ess_floor <= 1:
-        raise ValueError(f"ess_floor is the ESS below which walkers are resampled, a fraction in [0, 1]; got {ess_floor}.")
-    if moves is not None and problem.anneal.base.log_density is None:
-        raise ValueError(
-            "moves need the density of rho_t; this base has none (it is known by its velocity or score). Pass moves=None."
-        )
-    return problem.anneal

@@ -1,14 +1,14 @@
 """One trainer for every loss: collect labelled particles, keep them, regress on them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from tiltjax import buffers, weights
-from tiltjax.types import Batch, Key, Learned, Metrics, Network, Objective, Params, Replay, Trainer, TrainState
+from tiltjax import buffers, validate, weights
+from tiltjax.types import Batch, Held, Key, Learned, Metrics, Network, Objective, Params, Replay, Trainer, TrainState
 
 
 def trainer(
@@ -28,32 +28,61 @@ def trainer(
     (1 + k) / (10 + k) where that is less.
     """
     replay = objective.replay if replay is None else replay
-    _check(replay, average, max_norm)
+    findings = validate.Findings("train.trainer")
+    validate.replay(replay, findings)
+    validate.averaging(average, max_norm, findings)
+    findings.stop()
     buffer = buffers.ring(replay.capacity) if replay.capacity else None
     names = _quantities(objective, network, replay)
 
     def init(key: Key) -> TrainState:
+        return begin(key, objective.carry(jax.random.fold_in(key, 0)))
+
+    def begin(key: Key, carried: Any) -> TrainState:
         key_params, key_buffer, key = jax.random.split(key, 3)
         params = Learned(network.init(key_params), objective.init())
+        carried, held = _fill(Held(params, carried), key_buffer)
         return TrainState(
             key=key,
             round=jnp.zeros((), jnp.int32),
             params=params,
             average=jax.tree.map(jnp.copy, params),
             opt_state=optimizer.init(params),
-            buffer=_fill(params, key_buffer),
+            carried=carried,
+            buffer=held,
         )
 
-    def _fill(params: Learned, key: Key) -> Any:
+    def renew(state: TrainState, key: Key, carried: Any) -> TrainState:
+        key_buffer, key = jax.random.split(key)
+        carried, held = _fill(Held(state.average, carried), key_buffer)
+        return state._replace(
+            key=key,
+            round=jnp.zeros_like(state.round),
+            params=jax.tree.map(jnp.copy, state.average),
+            carried=carried,
+            buffer=held,
+        )
+
+    def _fill(held: Held, key: Key) -> tuple[Any, Any]:
+        """What is carried after as many rounds as the buffer takes, and the buffer."""
         if buffer is None:
-            return ()
+            return held.carried, ()
+
+        def one(carried: Any, place: tuple[Array, Key]) -> tuple[Any, Batch]:
+            i, key = place
+            batch, after = objective.collect(held._replace(carried=carried), key, replay.num_particles)
+            # the first round of training takes the place of the first one here, which hands nothing on
+            return _where(i > 0, after, carried), _clean(batch)[0]
+
         keys = jax.random.split(key, replay.capacity // replay.num_particles)
-        rounds = jax.lax.map(lambda k: _clean(objective.collect(params, k, replay.num_particles))[0], keys)
-        return buffer.init(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds))
+        carried, rounds = jax.lax.scan(one, held.carried, (jnp.arange(len(keys)), keys))
+        return carried, buffer.init(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds))
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         key_collect, key_fit = jax.random.split(jax.random.fold_in(state.key, state.round))
-        batch, bad = _clean(jax.lax.stop_gradient(objective.collect(state.params, key_collect, replay.num_particles)))
+        now = Held(state.params, state.carried)
+        batch, carried = jax.lax.stop_gradient(objective.collect(now, key_collect, replay.num_particles))
+        batch, bad = _clean(batch)
         held: Any = () if buffer is None else buffer.add(state.buffer, batch)
         log_weight = batch.log_weight if buffer is None else held.items.log_weight
         cumulative = _cumulative(log_weight, replay)
@@ -61,13 +90,16 @@ def trainer(
         def draw(key: Key) -> Any:
             return _whole(batch) if buffer is None else buffer.sample(held, key, replay.batch_size, cumulative).data
 
+        def loss(params: Learned, key: Key, data: Any) -> Array:
+            return objective.loss(Held(params, carried), key, data)
+
         def update(
             carry: tuple[Learned, Learned, Any], given: tuple[Key, Array]
         ) -> tuple[tuple[Learned, Learned, Any], tuple[Array, Array]]:
             (params, mean, opt_state), (key, count) = carry, given
             decay = jnp.minimum(average, (1.0 + count) / (10.0 + count))  # a short run is not an average with its start
             key_draw, key_loss = jax.random.split(key)
-            value, gradient = jax.value_and_grad(objective.loss)(params, key_loss, draw(key_draw))
+            value, gradient = jax.value_and_grad(loss)(params, key_loss, draw(key_draw))
             value = jnp.where(jnp.isfinite(cumulative[-1]), value, jnp.nan)  # no particle has a weight: nothing to learn from
             norm = optax.tree.norm(gradient)
             fine = jnp.isfinite(value) & jnp.isfinite(norm)
@@ -83,10 +115,61 @@ def trainer(
         steps = replay.gradient_steps
         counts = (state.round * steps + jnp.arange(steps, dtype=jnp.int32)).astype(jax.dtypes.canonicalize_dtype(float))
         (params, mean, opt_state), (values, norms) = jax.lax.scan(update, start, (jax.random.split(key_fit, steps), counts))
-        after = TrainState(state.key, state.round + 1, params, mean, opt_state, held)
+        after = TrainState(state.key, state.round + 1, params, mean, opt_state, carried, held)
         return after, _metrics(objective.weighted, batch, bad, values, norms, max_norm)
 
-    return Trainer(init, step, names)
+    return Trainer(init, step, names, lambda state: state.average, begin, renew)
+
+
+class Turns(NamedTuple):
+    """State of two trainers that take turns. round counts those of both."""
+
+    key: Key
+    round: Array
+    first: TrainState
+    second: TrainState
+
+
+def alternate(first: Trainer, second: Trainer, rounds: int) -> Trainer:
+    """Two trainers that take turns of `rounds` rounds each; the control that one has learned is carried, frozen, by the other.
+
+    A turn starts from the averaged parameters of the own last turn with a new buffer; the optimizer's state goes on, and with
+    it its schedule. One `lax.cond` on the round says whose turn it is. What is learned is Learned(first's control, second's).
+    """
+
+    def init(key: Key) -> Turns:
+        key_first, key_second, key = jax.random.split(key, 3)
+        second_state = second.init(key_second)
+        first_state = first.begin(key_first, second_state.params.control)
+        return Turns(key, jnp.zeros((), jnp.int32), first_state, second_state)
+
+    def turn(own: Trainer, state: TrainState, other: TrainState, key: Key, fresh: Array) -> tuple[TrainState, Metrics]:
+        state = jax.lax.cond(fresh, lambda: own.renew(state, key, other.average.control), lambda: state)
+        return own.step(state)
+
+    def step(state: Turns) -> tuple[Turns, Metrics]:
+        stage, place = state.round // rounds, state.round % rounds
+        key, fresh = jax.random.fold_in(state.key, stage), (place == 0) & (stage > 0)
+
+        def of_first() -> tuple[Turns, Metrics]:
+            own, metrics = turn(first, state.first, state.second, key, fresh)
+            return state._replace(first=own), metrics
+
+        def of_second() -> tuple[Turns, Metrics]:
+            own, metrics = turn(second, state.second, state.first, key, fresh)
+            shifted = jnp.where(metrics.first_bad < 0, -1, metrics.first_bad + len(first.quantities))
+            return state._replace(second=own), metrics._replace(first_bad=shifted)
+
+        after, metrics = jax.lax.cond(stage % 2 == 0, of_first, of_second)
+        return after._replace(round=state.round + 1), metrics
+
+    def learned(state: Turns) -> Learned:
+        return Learned(first.learned(state.first).control, second.learned(state.second).control)
+
+    def alone(*arguments: Any) -> Any:
+        raise ValueError("trainers that take turns are not one of two that do: alternate the two themselves.")
+
+    return Trainer(init, step, (*first.quantities, *second.quantities), learned, alone, alone)
 
 
 def together(trainer: Trainer) -> Trainer:
@@ -95,9 +178,12 @@ def together(trainer: Trainer) -> Trainer:
     Those are the same for all, and stay plain numbers: a buffer is then written in one piece.
     """
     shape = jax.eval_shape(trainer.init, jax.random.key(0))
-    axes: Any = jax.tree.map(lambda _: 0, shape)._replace(round=None)
-    if isinstance(shape.buffer, buffers.Ring):
-        axes = axes._replace(buffer=axes.buffer._replace(cursor=None))
+    shared = {"round", "cursor"}
+
+    def axis(where: Any, leaf: Any) -> int | None:
+        return None if getattr(where[-1], "name", None) in shared else 0
+
+    axes: Any = jax.tree_util.tree_map_with_path(axis, shape)
     init = jax.vmap(trainer.init, out_axes=axes)
     return trainer._replace(init=init, step=jax.vmap(trainer.step, in_axes=(axes,), out_axes=(axes, 0)))
 
@@ -156,7 +242,8 @@ def _metrics(weighted: bool, batch: Batch, bad: Array, values: Array, norms: Arr
 
 def _quantities(objective: Objective, network: Network, replay: Replay) -> tuple[str, ...]:
     def collect(key: Key) -> Batch:
-        return objective.collect(Learned(network.init(key), objective.init()), key, replay.num_particles)
+        held = Held(Learned(network.init(key), objective.init()), objective.carry(key))
+        return objective.collect(held, key, replay.num_particles)[0]
 
     shapes = jax.eval_shape(collect, jax.random.key(0))
     leaves = [jax.tree_util.keystr(where).lstrip(".") for where, _ in jax.tree.leaves_with_path(shapes.data)]
@@ -165,27 +252,6 @@ def _quantities(objective: Objective, network: Network, replay: Replay) -> tuple
 
 def _where(condition: Array, a: Params, b: Params) -> Params:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-
-def _check(replay: Replay, average: float, max_norm: float) -> None:
-    if replay.num_particles < 1 or replay.gradient_steps < 1:
-        raise ValueError(
-            f"num_particles and gradient_steps must be positive; got {replay.num_particles} and {replay.gradient_steps}."
-        )
-    if replay.capacity and (replay.capacity % replay.num_particles or replay.batch_size < 1):
-        raise ValueError(
-            "a replay buffer needs a capacity that is a multiple of num_particles, and a positive batch_size; "
-            f"got capacity={replay.capacity}, num_particles={replay.num_particles}, batch_size={replay.batch_size}."
-        )
-    if replay.weighting is not None and not replay.capacity:
-        raise ValueError(
-            "a weighting needs a replay buffer to draw from; got capacity=0, where the batch is used whole. Pass "
-            "Replay(..., capacity=, batch_size=, weighting=), or leave weighting out."
-        )
-    if not 0 <= average < 1:
-        raise ValueError(f"average is the decay of the averaged parameters, in [0, 1) (0: no averaging); got {average}.")
-    if not max_norm > 0:
-        raise ValueError(f"max_norm is the largest gradient norm and must be positive (inf: no clipping); got {max_norm}.")
 
 
 def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:

@@ -21,6 +21,9 @@ class LogDensity(Protocol):
     def __call__(self, x: Array, /) -> Array: ...
 
 
+ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u: a control with its parameters
+
+
 class Control(Protocol):
     """(params, t, x) -> u(x, t), of x's shape: the control of dX = (b + sigma u) dt + sigma dB."""
 
@@ -75,71 +78,133 @@ class GaussianPath(NamedTuple):
     scale: float | None = None  # the standard deviation of X_1 that the path implies (Brownian: sqrt(nu_1))
 
 
-class Process(NamedTuple):
-    """A reference process, the base of the tilt: dX = b dt + sigma dB, memoryless, X_1 ~ p_base.
+class Frame(NamedTuple):
+    """The Gaussian N(0, scale^2 I) on a path: what a process and its networks measure by (`frames`). Static, no arrays.
 
-    `transition(t, t', x) -> (mean, std)` is one step of it; the controlled step is
-    X' = mean + std (c + xi), c = sqrt(clock(t, t')) u(t, x), xi ~ N(0, I), and c is all that the path weight needs.
-    `shrink(t, t') -> rho`, where there is one, makes it X' = mean + std (c + sqrt(rho) xi) (`processes.narrowed`).
-    `reverse(t, t', x') -> (mean, std)` is the noising kernel X_t | X_t' (the base's own time reversal, kept by every tilt).
-    Units come from the Gaussian N(0, scale^2 I) on the same path: `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual`
-    R_t = Var[X_1 | X_t], `gain` sqrt(-dR/dt). The base is this Gaussian (then `log_density` is known and `slope` is 0), or its
-    tilt by slope(t, x) = g_base = (E[X_1 | X_t = x] - Phi_t x) / R_t, known from a model.
+    `response` Phi_t (E[X_1 | X_t = x] = Phi_t x), `residual` R_t = Var[X_1 | X_t], `gain` sqrt(-dR/dt), `fall(t, t')` is
+    R_t - R_t' without cancellation, `variance` S_t of X_t, `widening` d log S / dt.
     """
 
     path: GaussianPath
     shape: tuple[int, ...]
-    initial: Callable[[Key], Array]
-    drift: Callable[[Array, Array], Array]
-    backward_drift: Callable[[Array, Array], Array]
-    diffusion: Callable[[Array], Array]
-    velocity: Callable[[Array, Array], Array]
-    score: Callable[[Array, Array], Array]
-    slope: Callable[[Array, Array], Array]
-    transition: Callable[[Array, Array, Array], tuple[Array, Array]]
-    reverse: Callable[[Array, Array, Array], tuple[Array, Array]]
-    clock: Callable[[Array, Array], Array]
     scale: float
-    response: Callable[[Array], Array]
-    residual: Callable[[Array], Array]
-    gain: Callable[[Array], Array]
-    log_density: LogDensity | None = None
-    shrink: Callable[[Array, Array], Array] | None = None
+    response: Callable[[Scalar], Array]
+    residual: Callable[[Scalar], Array]
+    gain: Callable[[Scalar], Array]
+    fall: Callable[[Scalar, Scalar], Array]
+    variance: Callable[[Scalar], Array]
+    widening: Callable[[Array], Array]
 
 
-class Anneal(NamedTuple):
-    """A tilt path r_t, r_1 = reward: rho_t proportional to p_t exp(r_t) leads from p_0 to p*; and the dynamics along it.
+class Process(NamedTuple):
+    """A reference process, the base of the tilt: dX = b dt + sigma dB, memoryless, X_1 ~ p_base; a frame and what is in it.
 
-    `tilt(t, x) -> r_t(x)`; `noise(t) -> sigma_t > 0`, any; `log_rho(t, x)` is that of `Fields`, alone. `fields(t, x) -> Fields`
-    is all that the two kernels of a step need at one state; `increment(t, t', x, x', fields, fields', g, g')` is the step's
-    share of log w under the drift g.
+    The base is the frame's Gaussian, or its tilt by g_base(t, x) = (E[X_1 | X_t = x] - Phi_t x) / R_t, known from a model.
+    `see(t, x) -> seen` is all that is evaluated of it at a state, once; `g_of(t, x, seen)` is g_base from it.
+    `move(t, t', x, seen) -> (mean, std)` is one step; the controlled step is
+    X' = mean + std (c + width xi), c = sqrt(clock(t, t')) u(t, x), xi ~ N(0, I).
+    `width(t, t')` is 1 but for narrowed steps (`processes.narrowed`); `log_ratio(width, c, xi) -> (a, b)`, by coordinate, is
+    what the step takes from log dP_base/dP_u: sum a + sum b / 2. `reverse(t, t', x') -> (mean, std)` is the noising kernel
+    X_t | X_t' (the base's own time reversal, kept by every tilt). `marginal_change(t, t', x, x', by_kernels)` is
+    log p_t'(x') - log p_t(x): exact where the base has a density, else what the ratio of the base's own kernels says.
+    `log_density` is log p_base, where it is known.
     """
 
-    base: Process
-    tilt: Callable[[Array, Array], Array]
-    noise: Callable[[Array], Array]
-    log_rho: Callable[[Array, Array], Array]
-    fields: Callable[[Array, Array], "Fields"]
-    increment: Callable[..., Array]
+    frame: Frame
+    initial: Callable[[Key], Array]
+    see: Callable[[Array, Array], Any]
+    g_of: Callable[[Array, Array, Any], Array]
+    move: Callable[[Array, Array, Array, Any], tuple[Array, Array]]
+    clock: Callable[[Array, Array], Array]
+    width: Callable[[Array, Array], Array]
+    log_ratio: Callable[[Array, Array, Array], tuple[Array, Array]]
+    reverse: Callable[[Array, Array, Array], tuple[Array, Array]]
+    marginal_change: Callable[[Array, Array, Array, Array, Array], Array]
+    log_density: LogDensity | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one particle."""
+        return self.frame.shape
+
+    def g_base(self, t: Array, x: Array) -> Array:
+        """g_base(t, x), of x's shape: 0 for a Gaussian."""
+        return self.g_of(t, x, self.see(t, x))
+
+    def transition(self, t: Array, t1: Array, x: Array) -> tuple[Array, Array]:
+        """(mean, std) of X_t' | X_t = x without a control."""
+        return self.move(t, t1, x, self.see(t, x))
+
+
+class Dynamics(NamedTuple):
+    """How a particle of a problem moves, goes back, and what a step adds to its weight.
+
+    `initial(key) -> X_0`; `start(control, t, x) -> Walker` (with the weight that a fresh particle has there).
+    `step(control, t, t', walker, xi) -> (Walker, u)` is one step forward under the control u = control(t, x);
+    `finish(walker) -> log w` with E[exp(log w) f(X_1)] = Z E_{p*}[f]. `potential(t, walker) -> log psi_t`, any function that
+    says how much a walker is worth beyond its weight so far: SMC resamples by the two together and leaves -potential behind.
+    `back(control, t, t', x', xi) -> (x, u, xi_forward)` is one step back, with the control at x and the normals with which the
+    controlled forward step makes the same move.
+
+    Of a stored path: `known(path)` is what its weight needs of the density, whatever the control; `recontrolled(control, path)`
+    the same states as drawn by another control; `increments(control, path, known) -> (N,)` and `boundary(path, known) -> ()`
+    sum to log w, for the control that the path holds (`control` is asked at its end alone); `fluctuations(control, path) ->
+    (N,)` is what each step adds to log w beyond what its state implies. `evaluations(num_steps)` of the density and of its
+    gradient is what a path and its weight cost.
+
+    `grid(resolution, num_steps) -> times` and `network(centred) -> constructor` are the defaults of `fit`. Facts, for the gate:
+    `memoryless`, the noising kernel is the base's own under every control; `unbiased`, E[w] = Z at any number of steps. Where
+    there are any: `log_rho(t, x)`, the density that the walkers stand for at t, up to a constant; `rates(t, x)`, what the
+    Jarzynski work rate needs of it; `rescaled(factor)`, the same with another noise, where noise is free.
+    """
+
+    shape: tuple[int, ...]
+    initial: Callable[[Key], Array]
+    start: Callable[["ControlFn", Array, Array], "Walker"]
+    step: Callable[["ControlFn", Array, Array, "Walker", Array], tuple["Walker", Array]]
+    finish: Callable[["Walker"], Array]
+    potential: Callable[[Array, "Walker"], Array]
+    back: Callable[["ControlFn", Array, Array, Array, Array], tuple[Array, Array, Array]]
+    known: Callable[["Path"], Any]
+    recontrolled: Callable[["ControlFn", "Path"], "Path"]
+    increments: Callable[["ControlFn", "Path", Any], Array]
+    boundary: Callable[["Path", Any], Array]
+    fluctuations: Callable[["ControlFn", "Path"], Array]
+    evaluations: Callable[[int], tuple[int, int]]
+    grid: Callable[[float, int], Array]
+    network: Callable[[bool], Callable[["Problem"], "Network"]]
+    memoryless: bool
+    unbiased: bool
+    log_rho: Callable[[Array, Array], Array] | None = None
+    rates: Callable[[Array, Array], "Rates"] | None = None
+    rescaled: Callable[[Array], "Dynamics"] | None = None
 
 
 class Problem(NamedTuple):
-    """The tilt p*(x) proportional to p_base(x) exp(reward(x)).
+    """The tilt p*(x) proportional to p_base(x) exp(reward(x)), and how its particles move.
 
-    `anneal` is set by `problems.annealed`: then `process` makes the steps of section "annealed" of the docs, and what is
-    learned is a drift g beside them, in place of a control u.
-
-    `resolution` is the smallest variance at which p* has structure (it sets the end of the log-SNR grid and the
-    scale of the networks); `decode` maps one particle to the user's coordinates (an affine preconditioner undone).
+    `process` is the base. `motion(process, reward) -> Dynamics` says how particles move: memoryless, annealed, or your own.
+    `resolution` is the smallest variance at which p* has structure (it sets the end of the log-SNR grid and the scale of the
+    networks); `decode` maps one particle to the user's coordinates (an affine preconditioner undone).
     """
 
     process: Process
-    reward: Callable[[Array], Array]
+    reward: LogDensity
     resolution: float
+    motion: Callable[[Process, LogDensity], Dynamics]
     decode: Callable[[Array], Array] = lambda x: x
     encode: Callable[[Array], Array] = lambda x: x
     target: Target | None = None
-    anneal: Anneal | None = None
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The dynamics of this base and this reward."""
+        return self.motion(self.process, self.reward)
+
+    @property
+    def frame(self) -> Frame:
+        """The base's."""
+        return self.process.frame
 
 
 class Network(NamedTuple):
@@ -193,35 +258,52 @@ class Objective(NamedTuple):
     """A training method: collect, then regress.
 
     `init() -> extra` are learned quantities beside the network (a log Z, mixture weights; None if there are none).
-    `collect(params, key, n) -> Batch` simulates n labelled particles without gradient.
-    `loss(params, key, data) -> scalar` is differentiated. params is `Learned(control, extra)`.
+    `collect_on(problem, held, key, n) -> (Batch, carried)` simulates n labelled particles of the problem without gradient, and
+    says what is carried to the next round. `loss(held, key, data) -> scalar` is differentiated in held.params.
+
+    `base` is the problem that the objective is for; `problem(base, extra)` the same tilt with dynamics made of what is learned,
+    for collecting and for draws (default: the base as it is). `carry(key) -> carried` is what the first round is handed:
+    arrays that go from round to round but are not learned (default: none). `label(held, key, x1) -> data of one particle`
+    makes an item of a draw of p* that is not the sampler's own; None where that cannot be.
+
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
-    `regression` is what `loss` is made of when it regresses the control on labels; None when it does not.
-    `learning_rate` is where `fit` starts its schedule, unless it is given another. `ratio(extra) -> (bins, ...)` is what
-    `problems.narrowed` makes the steps of draws of; None: the base's own.
+    `regression` is what `loss` is made of when it regresses the control on labels; None when it does not. `learning_rate` is
+    where `fit` starts its schedule, unless it is given another.
     """
 
     init: Callable[[], Params]
-    collect: Callable[["Learned", Key, int], "Batch"]
-    loss: Callable[["Learned", Key, Any], Array]
+    collect_on: Callable[[Any, "Held", Key, int], tuple["Batch", Any]]
+    loss: Callable[["Held", Key, Any], Array]
     replay: Replay
     energy_evaluations: int = 1
     gradient_evaluations: int = 1
     weighted: bool = True  # a batch's log_weight is that of its paths
     regression: Regression | None = None
     learning_rate: float = 4e-3
-    ratio: Callable[[Params], Array] | None = None
+    base: Problem | None = None
+    problem: Callable[[Any, Params], Any] = lambda problem, extra: problem
+    carry: Callable[[Key], Any] = lambda key: ()
+    label: Callable[["Held", Key, Array], Any] | None = None
+
+    def collect(self, held: "Held", key: Key, n: int) -> tuple["Batch", Any]:
+        """n labelled particles of the base under what is held, and what is carried on."""
+        return self.collect_on(self.problem(self.base, held.params.extra), held, key, n)
 
 
 class Trainer(NamedTuple):
     """`init(key) -> TrainState`, `step(state) -> (TrainState, Metrics)`: one round of collect and regress.
 
-    `quantities` names what is checked for non-finite values, in the order in which one spoils the next.
+    `quantities` names what is checked for non-finite values, in the order in which one spoils the next. `learned(state)` is
+    what to draw with. For trainers that take turns: `begin(key, carried)` is `init` with other carried arrays, and
+    `renew(state, key, carried)` a new buffer for them, the parameters those of the average.
     """
 
-    init: Callable[[Key], "TrainState"]
-    step: Callable[["TrainState"], tuple["TrainState", "Metrics"]]
+    init: Callable[[Key], Any]
+    step: Callable[[Any], tuple[Any, "Metrics"]]
     quantities: tuple[str, ...]
+    learned: Callable[[Any], "Learned"]
+    begin: Callable[[Key, Any], Any]
+    renew: Callable[[Any, Key, Any], Any]
 
 
 # ------------------------------------------------------------------------------------------------- states
@@ -234,6 +316,14 @@ class Learned(NamedTuple):
     extra: Params
 
 
+class Held(NamedTuple):
+    """What an objective is handed: what is learned, what is carried from round to round, what is given once and for all."""
+
+    params: Learned
+    carried: Any = ()
+    given: Any = ()
+
+
 class Path(NamedTuple):
     """A stored trajectory of N steps: times (N+1,), x (N+1, *shape), control u (N, *shape), noise xi (N, *shape)."""
 
@@ -243,16 +333,20 @@ class Path(NamedTuple):
     noise: Array
 
 
-class Fields(NamedTuple):
-    """At one state of an annealed path: the base's velocity v and score s, grad r_t, and log rho_t.
+class Walker(NamedTuple):
+    """A particle on its way: where it is, what was seen of the density there, its drift if that is kept, log w so far."""
 
-    log_rho is r_t + log p_t where the base has a density, r_t where it has none.
-    """
+    x: Array
+    seen: Any
+    drift: Any
+    log_weight: Array
 
-    velocity: Array
+
+class Rates(NamedTuple):
+    """At one state of an annealed path: work = d/dt r_t + v.grad r_t, and score = s + grad r_t, the score of rho_t."""
+
+    work: Array
     score: Array
-    slope: Array
-    log_rho: Array
 
 
 class Samples(NamedTuple):
@@ -283,6 +377,7 @@ class TrainState(NamedTuple):
     params: Learned
     average: Learned
     opt_state: Any
+    carried: Any
     buffer: Any
 
 

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax.processes import step_width
+from tiltjax import validate
 from tiltjax.types import Key, Path, Process
 
 
 def girsanov(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
     """log w = r(X_N) - sum_k [c_k.xi_k + |c_k|^2 / 2],  c_k = sqrt(clock_k) u_k.
 
-    On narrowed steps, z_k = c_k + sqrt(rho_k) xi_k: log w = r(X_N) + sum_k [|xi_k|^2 - |z_k|^2 + sum_i log rho_ki] / 2.
+    On narrowed steps of width v_k a step adds -v_k c_k.xi_k - |c_k|^2 / 2 + (1 - v_k^2) |xi_k|^2 / 2 + sum log v_k.
     With exact transitions (`processes.gaussian`) E[w] = Z at any number of steps; with `processes.euler` the tilt is that of
     the discretized base. Source: Zhang & Chen (2022), arXiv 2111.15141, eq. 10; Domingo-Enrich et al., arXiv 2605.00229.
     """
-    return reward(path.x[-1]) + jnp.sum(_increments(process, path))
+    return reward(path.x[-1]) + jnp.sum(increments(process, path))
 
 
 def along(process: Process, path: Path) -> Array:
@@ -30,25 +30,27 @@ def along(process: Process, path: Path) -> Array:
 
     E[exp(log w_k)] = 1 at every k; `girsanov` is its last entry plus r(X_N). `diagnostics.ess_along` shows where it is lost.
     """
-    increments = _increments(process, path)
-    return jnp.concatenate([jnp.zeros(1, increments.dtype), jnp.cumsum(increments)])
+    steps = increments(process, path)
+    return jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
 
 
-def _increments(process: Process, path: Path) -> Array:
+def increments(process: Process, path: Path) -> Array:
     """-[c_k.xi_k + |c_k|^2 / 2], (N,), or what it is on narrowed steps."""
-    clock = jax.vmap(process.clock)(path.times[:-1], path.times[1:])
-    c = jnp.sqrt(_column(clock, path.control)) * path.control
-    if process.shrink is None:
-        return -jnp.sum((c * path.noise + 0.5 * jnp.square(c)).reshape(clock.size, -1), axis=1)
-    width = step_widths(process, path.times)
-    z = c + width * path.noise
-    terms = 0.5 * (jnp.square(path.noise) - jnp.square(z)) + jnp.log(width)
-    return jnp.sum(terms.reshape(clock.size, -1), axis=1)
+
+    def one(t: Array, t1: Array, u: Array, xi: Array) -> Array:
+        a, b = process.log_ratio(process.width(t, t1), jnp.sqrt(process.clock(t, t1)) * u, xi)
+        return -jnp.sum(a + 0.5 * b)
+
+    return jax.vmap(one)(path.times[:-1], path.times[1:], path.control, path.noise)
 
 
 def step_widths(process: Process, times: Array) -> Array:
-    """sqrt(rho_k) of all steps, (N, *shape): 1 where the process is not narrowed."""
-    return jax.vmap(lambda t, t1: step_width(process, t, t1))(times[:-1], times[1:])
+    """The widths w_k of all steps, (N, *shape): 1 where the process is not narrowed."""
+
+    def one(t: Array, t1: Array) -> Array:
+        return jnp.broadcast_to(process.width(t, t1), process.shape)
+
+    return jax.vmap(one)(times[:-1], times[1:])
 
 
 def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Path) -> Array:
@@ -61,7 +63,9 @@ def crooks_relative(process: Process, reward: Callable[[Array], Array], path: Pa
     return (
         reward(path.x[-1])
         - jnp.sum(_forward(process, path))
-        + jnp.sum(_forward(process._replace(shrink=None), path._replace(control=0 * path.control)))
+        + jnp.sum(
+            _forward(process._replace(width=lambda t, t1: jnp.ones((), t.dtype)), path._replace(control=0 * path.control))
+        )
     )
 
 
@@ -72,15 +76,14 @@ def crooks_full(process: Process, reward: Callable[[Array], Array], path: Path) 
     fixed (Brownian paths) the first reverse kernel is a point mass that cancels p_0, and both are left out.
     Raises ValueError for a process without a density. Source: Vargas et al. (2024), arXiv 2307.01050.
     """
-    if process.log_density is None:
-        raise ValueError("crooks_full needs the density of the base; this process has none. Use crooks_relative.")
-    start = jnp.square(process.path.alpha(0.0)) * process.scale**2 + jnp.square(process.path.beta(0.0))
+    log_density = validate.density(process, "weights.crooks_full")
+    start = process.frame.variance(0.0)
     moving = start > 0
     tiny = jnp.where(moving, start, 1.0)
     log_start = jnp.where(moving, jnp.sum(_log_normal(path.x[0] / jnp.sqrt(tiny), jnp.sqrt(tiny))), 0.0)
     backward = _backward(process, path)
     backward = backward.at[0].set(jnp.where(moving, backward[0], 0.0))
-    end = process.log_density(path.x[-1]) + reward(path.x[-1])
+    end = log_density(path.x[-1]) + reward(path.x[-1])
     return end - log_start + jnp.sum(backward) - jnp.sum(_forward(process, path))
 
 
@@ -89,7 +92,7 @@ def _forward(process: Process, path: Path) -> Array:
 
     def one(t: Array, t1: Array, x: Array, x1: Array, u: Array) -> Array:
         mean, std = process.transition(t, t1, x)
-        width = step_width(process, t, t1)
+        width = process.width(t, t1)
         z = (x1 - mean) / std - jnp.sqrt(process.clock(t, t1)) * u
         return jnp.sum(_log_normal(z / width, std * width))
 
@@ -111,7 +114,8 @@ def _log_normal(z: Array, std: Array) -> Array:
     return -0.5 * jnp.square(z) - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi)
 
 
-def _column(v: Array, like: Array) -> Array:
+def column(v: Array, like: Array) -> Array:
+    """v (N,) beside `like` (N, *shape)."""
     return v.reshape(v.shape + (1,) * (like.ndim - 1))
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import sde
-from tiltjax.types import GaussianPath, Key, Problem, Process, Scalar
+from tiltjax.types import ControlFn, GaussianPath, Key, Path, Problem, Process, Scalar
 
 
 class AdjointNorms(NamedTuple):
@@ -17,7 +17,7 @@ class AdjointNorms(NamedTuple):
     bound: Array
 
 
-def adjoint_norm(problem: Problem, control: sde.ControlFn, times: Array, key: Key, n: int) -> AdjointNorms:
+def adjoint_norm(problem: Problem, control: ControlFn, times: Array, key: Key, n: int) -> AdjointNorms:
     """|a_k| of the lean adjoint (`sde.lean_adjoint`) on n paths of the control, a_N = -grad r(X_N), and its bound.
 
         Groenwall: bound_k = |grad r(X_N)| prod_{j >= k} |d mean_j / d x|,   mean_j = process.transition(t_j, t_{j+1}, x)[0]
@@ -39,7 +39,7 @@ def adjoint_norm(problem: Problem, control: sde.ControlFn, times: Array, key: Ke
     return jax.vmap(one)(jax.random.split(key, n))
 
 
-def _growth(process: Process, path: sde.Path) -> Array:
+def _growth(process: Process, path: Path) -> Array:
     """prod_{j >= k} of the steps' largest singular values, (N+1,)."""
     size = path.x[0].size
 

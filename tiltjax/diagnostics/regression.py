@@ -46,8 +46,8 @@ def target_variance(
     `objective.collect(params, key, n)`, or draws of the target itself (`losses.collect.known_end_points`).
 
     Units are those of the control u for every loss. u = gain_t g, with g = grad_m log h the quantity that the networks and the
-    score matching losses speak of: divide by process.gain(t)^2 for the variance in units of g. The tilted score is s* = s +
-    Phi_t g: from units of g multiply by process.response(t)^2 for that of a score target. Closed form, for X_1 ~ N(mu, v) and a
+    score matching losses speak of: divide by frame.gain(t)^2 for the variance in units of g. The tilted score is s* = s +
+    Phi_t g: from units of g multiply by frame.response(t)^2 for that of a score target. Closed form, for X_1 ~ N(mu, v) and a
     mixture of weight gamma, a coordinate: gain^2 (gamma / R - (1 - gamma) / q')^2 P, with 1/q' = 1/v - 1/s^2 and 1/P = 1/v +
     alpha^2/beta^2.
 

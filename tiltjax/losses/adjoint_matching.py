@@ -1,14 +1,14 @@
 """Adjoint Matching."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, sde
-from tiltjax.losses.collect import ON_POLICY_RATE, clip_slope, labelled_paths, needs_memoryless, nothing
-from tiltjax.types import Batch, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
+from tiltjax import batching, sde, validate
+from tiltjax.losses.collect import ON_POLICY_RATE, clip_slope, labelled_paths, nothing
+from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
 
 class Labelled(NamedTuple):
@@ -18,6 +18,7 @@ class Labelled(NamedTuple):
     target: Array
 
 
+@validate.needs("memoryless", "gradient")
 def adjoint_matching(
     problem: Problem,
     network: Network,
@@ -38,13 +39,16 @@ def adjoint_matching(
     paths and `weighting=weights.tempered(0.2)`); a Gaussian base with expensive energies (`adjoint_sampling` uses an end point
     at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
     """
-    needs_memoryless(problem, "adjoint_matching")
     process, steps = problem.process, len(times) - 1
     chosen = min(num_times, steps)
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
-        batch = labelled_paths(problem, network, times, params, key, n, lambda path, _: labelled(problem, path, clip))
-        return batch._replace(data=batch.data[0], clipped=batch.data[1])
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        batch = labelled_paths(problem, network, times, held, key, n, lambda path, _: labelled(problem, path, clip))
+        return batch._replace(data=batch.data[0], clipped=batch.data[1]), held.carried
+
+    def label(held: Held, key: Key, x1: Array) -> Labelled:  # a noising path of a draw of p* is a path of the tilt
+        path = sde.simulate_backward(process, lambda t, x: jnp.zeros_like(x), times, key, x1)
+        return labelled(problem, path, clip)[0]
 
     def at(params: Learned, k: Array, item: Labelled) -> Array:
         u = network.apply(params.control, times[k], item.x[k])
@@ -65,10 +69,19 @@ def adjoint_matching(
         del key
         return steps * at(params, step_at(t), item)
 
-    def loss(params: Learned, key: Key, data: Labelled) -> Array:
-        return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, data: Labelled) -> Array:
+        return batching.mean(one, held.params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
-    return Objective(nothing, collect, loss, replay, regression=Regression(target, term), learning_rate=ON_POLICY_RATE)
+    return Objective(
+        nothing,
+        collect,
+        loss,
+        replay,
+        regression=Regression(target, term),
+        learning_rate=ON_POLICY_RATE,
+        base=problem,
+        label=label,
+    )
 
 
 def labelled(problem: Problem, path: Path, clip: float) -> tuple[Labelled, Array]:

@@ -12,15 +12,16 @@ On a memoryless process h = grad log p_base at once, and the adjoint match is `a
 Source: Liu, Choi, Chen, Miller, Chen (2025), arXiv 2506.22565.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, paths, processes, sde, weights
-from tiltjax.losses.collect import clip_slope, draw_level
-from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Problem, Replay
+from tiltjax import batching, bridges, networks, paths, processes, sde, validate, weights
+from tiltjax.losses.collect import clip_slope, draw_level, nothing
+from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Problem, Replay
 
 REPLAY = Replay(num_particles=1000, capacity=5000, gradient_steps=100, batch_size=512)
 CLIP = 10.0
@@ -41,6 +42,7 @@ class Pulled(NamedTuple):
     slope: Array
 
 
+@validate.needs("density", "gradient")
 def adjoint_bridge_matching(
     problem: Problem,
     network: Network,
@@ -53,40 +55,43 @@ def adjoint_bridge_matching(
     """E[ (R + q) |u_theta(t, X_t) / gain - grad log gamma(X_1) + h(1, X_1)|^2 ],  R uniform in its logarithm, as elsewhere.
 
     gamma = p_base exp(reward) is the density to end in, and -h its correction for a start that X_1 remembers. The corrector's
-    parameters are `Learned.extra`: the start of a stage sets them (`Objective.init`), no gradient reaches them. With
-    `networks.corrector` as it starts, h = grad log p_base and this is adjoint matching to the reward: the first stage.
-    Path weights are those of `weights.girsanov`. When not to use it: alone, where X_0 and X_1 depend on one another.
-    Raises ValueError for a process that is not Gaussian, and for a replay with weights: those of the paths are for the tilt
-    of the base, not for the bridge. Source: Liu et al. (2025), arXiv 2506.22565.
+    parameters are carried (`Held.carried`). With `networks.corrector` as it starts, h = grad log p_base and this is adjoint
+    matching to the reward: the first stage. Path weights are those of `weights.girsanov`. When not to use it: alone, where X_0
+    and X_1 depend on one another. Raises ValueError for a process that is not Gaussian, and for a replay with weights: those of
+    the paths are for the tilt of the base, not for the bridge. Source: Liu et al. (2025), arXiv 2506.22565.
     """
     _check(problem, replay)
     process = problem.process
-    base, gain = process.log_density, process.gain
-    assert base is not None
-    residual = process.residual
+    base, gain = validate.density(process, "a Schroedinger bridge"), process.frame.gain
+    residual = process.frame.residual
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         def one(key: Key) -> Batch:
-            start, end = _pair(problem, network, params.control, times, key)
+            start, end = _pair(problem, network, held.params.control, times, key)
             reward, slope = jax.value_and_grad(problem.reward)(end.x)
             slope, clipped = clip_slope(problem, slope, clip)
             return Batch(Pulled(start, end.x, slope + jax.grad(base)(end.x)), end.log_ratio + reward, clipped)
 
-        return batching.each(one, (jax.random.split(key, n),), network.at_once)
+        return batching.each(one, (jax.random.split(key, n),), network.at_once), held.carried
 
-    def one(params: Learned, key: Key, pair: Pulled) -> Array:
+    def one(params: Learned, key: Key, pair: Pulled, frozen: Params) -> Array:
         key_time, key_noise = jax.random.split(key)
         t, _ = draw_level(problem, key_time)
         x = processes.bridge(process, t, pair.start, pair.end, jax.random.normal(key_noise, pair.end.shape))
-        target = pair.slope - corrector.apply(jax.lax.stop_gradient(params.extra), jnp.ones_like(t), pair.end)
+        target = pair.slope - corrector.apply(frozen, jnp.ones_like(t), pair.end)
         return (residual(t) + problem.resolution) * jnp.sum(jnp.square(network.apply(params.control, t, x) / gain(t) - target))
 
-    def loss(params: Learned, key: Key, data: Pulled) -> Array:
-        return batching.mean(one, params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, data: Pulled) -> Array:
+        def of_one(params: Learned, key: Key, pair: Pulled) -> Array:
+            return one(params, key, pair, held.carried)
 
-    return Objective(lambda: corrector.init(jax.random.key(0)), collect, loss, replay)
+        keys = jax.random.split(key, data.end.shape[0])
+        return batching.mean(of_one, held.params, (keys, data), network.at_once)
+
+    return Objective(nothing, collect, loss, replay, base=problem, carry=corrector.init)
 
 
+@validate.needs("density")
 def corrector_matching(
     problem: Problem, network: Network, times: Array, *, control: Network, replay: Replay = REPLAY, terminal: float = 0.5
 ) -> Objective:
@@ -94,39 +99,68 @@ def corrector_matching(
 
     At t = 1 this is the paper's corrector match, of h to grad log p_base(X_1 | X_0); it takes a fraction `terminal` of the
     batch. The other times, R_t uniform in (0, R_0), give the backward control of the bridge, for weights of less spread
-    (`processes.backward_controlled`); terminal=1 leaves them out. The control's parameters are `Learned.extra`. No energy is
+    (`processes.backward_controlled`); terminal=1 leaves them out. The control's parameters are carried. No energy is
     evaluated. When not to use it: with a source of width 0, where h = grad log p_base needs no learning.
     Raises ValueError as `adjoint_bridge_matching` does. Source: Liu et al. (2025), arXiv 2506.22565.
     """
     _check(problem, replay)
     process = problem.process
-    response, residual = process.response, process.residual
-    first = paths.top_level(process)
+    response, residual = process.frame.response, process.frame.residual
+    first = paths.top_level(process.frame)
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         def one(key: Key) -> Pairs:
-            start, end = _pair(problem, control, params.extra, times, key)
+            start, end = _pair(problem, control, held.carried, times, key)
             return Pairs(start, end.x)
 
-        return Batch(batching.each(one, (jax.random.split(key, n),), control.at_once), jnp.zeros(n), jnp.zeros(n, bool))
+        pairs = batching.each(one, (jax.random.split(key, n),), control.at_once)
+        return Batch(pairs, jnp.zeros(n), jnp.zeros(n, bool)), held.carried
 
     def one(params: Learned, key: Key, pair: Pairs) -> Array:
         key_time, key_end, key_noise = jax.random.split(key, 3)
         level = first * jax.random.uniform(key_time, (), first.dtype, minval=1e-6)
-        inner = paths.time_at(process, level)
+        inner = paths.time_at(process.frame, level)
         t = jnp.where(jax.random.bernoulli(key_end, terminal), jnp.ones_like(inner), inner)
         x = processes.bridge(process, t, pair.start, pair.end, jax.random.normal(key_noise, pair.end.shape))
         spent = jnp.maximum(residual(jnp.zeros_like(t)) - residual(t), 1e-6 * residual(jnp.zeros_like(t)))
         score = -(response(t) * x - response(jnp.zeros_like(t)) * pair.start) / spent
         return spent * jnp.sum(jnp.square(network.apply(params.control, t, x) - score))
 
-    def loss(params: Learned, key: Key, data: Pairs) -> Array:
-        return batching.mean(one, params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, data: Pairs) -> Array:
+        return batching.mean(one, held.params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
 
-    def init() -> Params:
-        return control.init(jax.random.key(0))
+    return Objective(
+        nothing,
+        collect,
+        loss,
+        replay,
+        energy_evaluations=0,
+        gradient_evaluations=0,
+        weighted=False,
+        base=problem,
+        carry=control.init,
+    )
 
-    return Objective(init, collect, loss, replay, energy_evaluations=0, gradient_evaluations=0, weighted=False)
+
+def schroedinger(
+    problem: Problem,
+    network: Network,
+    times: Array,
+    *,
+    corrector: Callable[[Problem], Network] | Network = networks.corrector,
+    replay: Replay = REPLAY,
+) -> Objective:
+    """What draws of a bridge are made with: `problem(problem, the corrector's parameters)` has the dynamics of the bridge.
+
+    Not to be trained alone: `fit_bridge` alternates the two objectives above.
+    """
+    other = corrector if isinstance(corrector, Network) else corrector(problem)
+
+    def bridged(problem: Problem, params: Params) -> Problem:
+        return problem._replace(motion=bridges.motion(lambda t, x: other.apply(params, t, x)))
+
+    adjoint = adjoint_bridge_matching(problem, network, times, corrector=other, replay=replay)
+    return adjoint._replace(init=lambda: other.init(jax.random.key(0)), problem=bridged)
 
 
 def _pair(problem: Problem, network: Network, params: Params, times: Array, key: Key) -> tuple[Array, sde.End]:
@@ -136,11 +170,6 @@ def _pair(problem: Problem, network: Network, params: Params, times: Array, key:
 
 
 def _check(problem: Problem, replay: Replay) -> None:
-    if problem.process.log_density is None:
-        raise ValueError(
-            "a Schroedinger bridge needs a Gaussian process; got one known by its velocity or score. Use "
-            "processes.gaussian(paths.brownian(sigma, source), shape)."
-        )
     if replay.weighting not in (None, weights.unweighted):
         raise ValueError(
             "the bridge is learned from its own pairs, unweighted (path weights are for the tilt of the base); got a replay "

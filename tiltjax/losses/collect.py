@@ -10,7 +10,7 @@ from jax import Array
 
 from tiltjax import batching, dynamics, paths, sde
 from tiltjax.problems import OVERSHOOT
-from tiltjax.types import Batch, Key, Learned, Network, Path, Problem
+from tiltjax.types import Batch, Held, Key, Network, Path, Problem
 
 # of losses whose labels grad r(X_1) answer to the control that drew them: larger ones end in oscillations on stiff targets
 ON_POLICY_RATE = 3e-4
@@ -27,16 +27,7 @@ def nothing() -> None:
     """No learned quantities beside the network."""
 
 
-def needs_memoryless(problem: Problem, name: str) -> None:
-    """Raises ValueError for an annealed problem."""
-    if problem.anneal is not None:
-        raise ValueError(
-            f"{name} needs a memoryless process; got an annealed problem. Use losses.nets, action_matching, log_variance, "
-            "trajectory_balance or relative_entropy, or pass the problem that was annealed."
-        )
-
-
-def end_points(problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, clip: float) -> Batch:
+def end_points(problem: Problem, network: Network, times: Array, held: Held, key: Key, n: int, clip: float) -> Batch:
     """n controlled paths: where they end, the reward's gradient there, the path weight. One energy and gradient a particle.
 
     The norm of a gradient is cut at clip sqrt(d / resolution): a density that is smooth at the resolution has
@@ -44,7 +35,7 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
     """
 
     def one(key: Key) -> Batch:
-        end = sde.simulate(problem.process, lambda t, x: network.apply(params.control, t, x), times, key)
+        end = sde.simulate(problem.process, lambda t, x: network.apply(held.params.control, t, x), times, key)
         reward, slope = end_slope(problem, end.x)
         slope, clipped = clip_slope(problem, slope, clip)
         return Batch(EndPoints(end.x, slope), end.log_ratio + reward, clipped)
@@ -55,7 +46,7 @@ def end_points(problem: Problem, network: Network, times: Array, params: Learned
 def end_slope(problem: Problem, x: Array) -> tuple[Array, Array]:
     """r(X_1), and grad r(X_1) + g_base(1, X_1): the gradient of the reward that tilts the Gaussian into p*."""
     reward, slope = jax.value_and_grad(problem.reward)(x)
-    return reward, slope + problem.process.slope(jnp.ones((), x.dtype), x)
+    return reward, slope + problem.process.g_base(jnp.ones((), x.dtype), x)
 
 
 def known_end_points(problem: Problem, x: Array) -> Batch:
@@ -63,6 +54,15 @@ def known_end_points(problem: Problem, x: Array) -> Batch:
     n = x.shape[0]
     _, slope = jax.vmap(lambda x: end_slope(problem, x))(x)
     return Batch(EndPoints(x, slope), jnp.zeros(n, x.dtype), jnp.zeros(n, bool))
+
+
+def label_end(problem: Problem, clip: float) -> Callable[[Held, Key, Array], EndPoints]:
+    """`Objective.label` of losses on end points: a draw of p* with the gradient there, clipped."""
+
+    def label(held: Held, key: Key, x1: Array) -> EndPoints:
+        return EndPoints(x1, clip_slope(problem, end_slope(problem, x1)[1], clip)[0])
+
+    return label
 
 
 def clip_slope(problem: Problem, slope: Array, clip: float) -> tuple[Array, Array]:
@@ -73,16 +73,16 @@ def clip_slope(problem: Problem, slope: Array, clip: float) -> tuple[Array, Arra
 
 
 def labelled_paths(
-    problem: Problem, network: Network, times: Array, params: Learned, key: Key, n: int, label: Callable[[Path, Any], Any]
+    problem: Problem, network: Network, times: Array, held: Held, key: Key, n: int, label: Callable[[Path, Any], Any]
 ) -> Batch:
-    """n whole controlled paths: label(path, dynamics.known) of each, and the path weight."""
+    """n whole controlled paths: label(path, `Dynamics.known`) of each, and the path weight."""
 
     def control(t: Array, x: Array) -> Array:
-        return network.apply(params.control, t, x)
+        return network.apply(held.params.control, t, x)
 
     def one(key: Key) -> tuple[Any, Array]:
-        path = sde.simulate_path(problem.process, control, times, key)
-        known = dynamics.known(problem, path)
+        path = dynamics.simulate_path(problem, control, times, key)
+        known = problem.dynamics.known(path)
         return label(path, known), dynamics.own_log_weight(problem, control, path, known)
 
     data, log_weight = batching.each(one, (jax.random.split(key, n),), network.at_once)
@@ -91,8 +91,8 @@ def labelled_paths(
 
 def draw_level(problem: Problem, key: Key, overshoot: float = OVERSHOOT) -> tuple[Array, Array]:
     """t with R_t uniform in its logarithm from R_0 down to overshoot * resolution; and the fraction of the way, in [0, 1)."""
-    first = paths.top_level(problem.process)
-    last = overshoot * problem.resolution / problem.process.scale**2
+    first = paths.top_level(problem.frame)
+    last = overshoot * problem.resolution / problem.frame.scale**2
     fraction = jax.random.uniform(key, (), jax.dtypes.canonicalize_dtype(float))
     level = first * jnp.exp(jnp.log(jnp.minimum(last / first, 0.5)) * fraction)
-    return paths.time_at(problem.process, level), fraction
+    return paths.time_at(problem.frame, level), fraction

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, problems, processes
+from tiltjax import batching, frames, problems, validate
 from tiltjax.losses.collect import EndPoints, draw_level
 from tiltjax.losses.score_matching import minimum_variance
-from tiltjax.types import Batch, Key, Learned, Network, Objective, Params, Problem, Regression
+from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Problem, Regression
 
 LEAST = 1e-3  # ratio of variances
 RATE = 10.0  # the table's speed against the network's
@@ -24,6 +24,7 @@ class Extra(NamedTuple):
     table: Array
 
 
+@validate.needs("memoryless")
 def learned_variance(
     problem: Problem,
     network: Network,
@@ -52,37 +53,49 @@ def learned_variance(
     where = problems.level_bin(problem, bins)
     shape = (bins,) if problems.is_centred(problem) else (bins, *process.shape)
 
-    def ratio(extra: Extra) -> Array:
-        return jnp.maximum(jnp.exp(RATE * extra.table), LEAST)
+    def label(held: Held, key: Key, x1: Array) -> Any:
+        assert inner.label is not None
+        return inner.label(held._replace(params=_inner(held.params)), key, x1)
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
-        narrow = problems.narrowed(problem, ratio(params.extra))
-        return loss(narrow, network, times, **options).collect(_inner(params), key, n)
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        return inner.collect_on(problem, held._replace(params=_inner(held.params)), key, n)
 
     def likelihood(params: Learned, key: Key, end: EndPoints) -> Array:
         key_time, key_noise = jax.random.split(key)
         t, _ = draw_level(problem, key_time)
-        x = processes.noise(process, t, end.x, jax.random.normal(key_noise, end.x.shape))
-        residual = process.residual(t)
-        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.gain(t) + process.slope(t, x)
-        off = jnp.square(end.x - process.response(t) * x - residual * g) / residual
+        x = frames.noised(process.frame, t, end.x, jax.random.normal(key_noise, end.x.shape))
+        residual = process.frame.residual(t)
+        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.frame.gain(t) + process.g_base(t, x)
+        off = jnp.square(end.x - process.frame.response(t) * x - residual * g) / residual
         log_ratio = RATE * params.extra.table[where(t)]
         return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
 
-    def both(params: Learned, key: Key, data: EndPoints) -> Array:
+    def both(held: Held, key: Key, data: EndPoints) -> Array:
         if not isinstance(data, EndPoints):
             raise TypeError(
                 f"learned_variance needs a loss on end points, of the score matching family; got one on {type(data).__name__}."
             )
         key_loss, key_table = jax.random.split(key)
         keys = jax.random.split(key_table, data.x.shape[0])
-        table = batching.mean(likelihood, params, (keys, data), network.at_once)
-        return inner.loss(_inner(params), key_loss, data) + PART * table
+        table = batching.mean(likelihood, held.params, (keys, data), network.at_once)
+        return inner.loss(held._replace(params=_inner(held.params)), key_loss, data) + PART * table
 
     def init() -> Extra:
         return Extra(inner.init(), jnp.zeros(shape))
 
-    return inner._replace(init=init, collect=collect, loss=both, regression=_regression(inner.regression), ratio=ratio)
+    return inner._replace(
+        init=init,
+        collect_on=collect,
+        loss=both,
+        regression=_regression(inner.regression),
+        problem=lambda problem, extra: problems.narrowed(problem, ratio(extra)),
+        label=label,
+    )
+
+
+def ratio(extra: Extra) -> Array:
+    """Var*[X_1 | X_t] / R_t by time bin (and coordinate), as it was learned."""
+    return jnp.maximum(jnp.exp(RATE * extra.table), LEAST)
 
 
 def _inner(params: Learned) -> Learned:

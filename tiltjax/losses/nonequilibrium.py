@@ -7,16 +7,15 @@ Source: Albergo & Vanden-Eijnden (2024), arXiv 2410.02711; for tilts, Domingo-En
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import dynamics, weights
-from tiltjax.dynamics import Rates
+from tiltjax import dynamics, validate, weights
 from tiltjax.losses.collect import labelled_paths, nothing
-from tiltjax.types import Anneal, Batch, Fields, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Path, Problem, Rates, Replay
 
 REPLAY = Replay(num_particles=512, capacity=2048, gradient_steps=10, batch_size=256)
 
@@ -30,6 +29,7 @@ class Walk(NamedTuple):
     horizon: Array
 
 
+@validate.needs("rates")
 def nets(
     problem: Problem,
     network: Network,
@@ -50,7 +50,6 @@ def nets(
     horizon advances as the drift learns. Any walkers will do, so they are kept in a replay buffer, weighted or not.
     When not to use it: densities with walls so steep that c is dominated by a few walkers; use a gentler tilt path.
     """
-    _needs_annealed(problem, "nets")
 
     def free_energy(extra: Array, t: Array) -> Array:
         return rate * jnp.interp(t * bins, jnp.arange(bins + 1, dtype=t.dtype), extra)
@@ -70,12 +69,13 @@ def nets(
         first, second = jax.vmap(jax.vmap(residual), (None, 0))(chosen, probes)
         return jnp.mean(first * second)
 
-    def loss(params: Learned, key: Key, data: Walk) -> Array:
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(params, jax.random.split(key, data.work.shape[0]), data))
+    def loss(held: Held, key: Key, data: Walk) -> Array:
+        return jnp.mean(jax.vmap(one, (None, 0, 0))(held.params, jax.random.split(key, data.work.shape[0]), data))
 
     return _objective(problem, network, times, replay, lambda: jnp.zeros(bins + 1), loss, ess_floor)
 
 
+@validate.needs("rates", "potential")
 def action_matching(
     problem: Problem,
     network: Network,
@@ -92,17 +92,12 @@ def action_matching(
     no draws of rho_t when weighted by exp(A_t) once more.
     Source: Neklyudov et al. (2023), arXiv 2210.06662; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711.
     """
-    _needs_annealed(problem, "action_matching")
     if replay.weighting is not None and replay.weighting is not weights.unweighted:
         raise ValueError(
             "action_matching weighs its walkers itself, time by time; got a replay that weighs them by their ends. "
             "Pass replay with weighting=None, or use losses.nets, which takes any walkers."
         )
-    phi = network.potential
-    if phi is None:
-        raise ValueError(
-            "action_matching needs a network that is a gradient; got one without `potential`. Use networks.potential."
-        )
+    phi = validate.potential(network, "action_matching")
 
     def at_time(params: Learned, k: Array, data: Walk) -> Array:
         w = weights.normalize(data.work[:, k])
@@ -112,9 +107,9 @@ def action_matching(
         speed = jnp.sum(jnp.square(g).reshape(len(w), -1), axis=1)
         return jnp.sum(w * (0.5 * speed - (c - jnp.sum(w * c)) * value))
 
-    def loss(params: Learned, key: Key, data: Walk) -> Array:
+    def loss(held: Held, key: Key, data: Walk) -> Array:
         chosen = _times(key, num_times, jnp.min(data.horizon))
-        return jnp.mean(jax.vmap(lambda k: at_time(params, k, data))(chosen))
+        return jnp.mean(jax.vmap(lambda k: at_time(held.params, k, data))(chosen))
 
     return _objective(problem, network, times, replay, nothing, loss, ess_floor)
 
@@ -125,41 +120,34 @@ def _objective(
     times: Array,
     replay: Replay,
     init: Callable[[], Params],
-    loss: Callable[[Learned, Key, Walk], Array],
+    loss: Callable[[Held, Key, Walk], Array],
     ess_floor: float,
 ) -> Objective:
     """Walkers labelled once, the horizon set by their weights."""
-    anneal = _needs_annealed(problem, "this loss")
     if not 0 <= ess_floor < 1:
         raise ValueError(f"ess_floor is the ESS that ends the horizon, a fraction in [0, 1); got {ess_floor}.")
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        of, rates = problem.dynamics, validate.rates(problem, "this loss")
+
         def control(t: Array, x: Array) -> Array:
-            return network.apply(params.control, t, x)
+            return network.apply(held.params.control, t, x)
 
-        def label(path: Path, known: Fields) -> Walk:
-            steps = dynamics.increments(anneal, control, path, known)
+        def label(path: Path, known: Any) -> Walk:
+            steps = of.increments(control, path, known)
             work = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
-            return Walk(
-                path.x, jax.vmap(lambda t, x: dynamics.rates(anneal, t, x))(path.times, path.x), work, jnp.zeros((), int)
-            )
+            return Walk(path.x, jax.vmap(rates)(path.times, path.x), work, jnp.zeros((), int))
 
-        batch = labelled_paths(problem, network, times, params, key, n, label)
+        batch = labelled_paths(problem, network, times, held, key, n, label)
         effective = jax.vmap(weights.ess, 1)(batch.data.work)
         fine = jnp.cumprod((effective >= ess_floor).astype(jnp.int32))
         horizon = jnp.maximum(jnp.sum(fine), 2) - 1  # the last time before the ESS first falls
-        return batch._replace(data=batch.data._replace(horizon=jnp.full_like(batch.data.horizon, horizon)))
+        return batch._replace(data=batch.data._replace(horizon=jnp.full_like(batch.data.horizon, horizon))), held.carried
 
-    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
-    return Objective(init, collect, loss, replay, energies, gradients + len(times))
+    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients + len(times), base=problem)
 
 
 def _times(key: Key, num: int, horizon: Array) -> Array:
     """Indices of times, uniform in 0..horizon."""
     return jax.random.randint(key, (num,), 0, horizon + 1)
-
-
-def _needs_annealed(problem: Problem, name: str) -> Anneal:
-    if problem.anneal is None:
-        raise ValueError(f"{name} needs an annealed problem; got a memoryless one. Use problems.annealed(problem).")
-    return problem.anneal

@@ -7,22 +7,22 @@ and trajectory balance are right on paths of any law, those drawn from a buffer 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, dynamics
+from tiltjax import batching, dynamics, validate
 from tiltjax.losses.collect import labelled_paths, nothing
-from tiltjax.types import Batch, Fields, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Path, Problem, Replay
 
 
 class Stored(NamedTuple):
-    """A path, and what its weight needs of the density (`dynamics.known`)."""
+    """A path, and what its weight needs of the density (`Dynamics.known`)."""
 
     path: Path
-    known: Array | Fields
+    known: Any
 
 
 def log_variance(problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=512)) -> Objective:
@@ -60,6 +60,7 @@ def trajectory_balance(
     return _on_paths(problem, network, times, replay, lambda: jnp.zeros(()), loss)
 
 
+@validate.needs("unbiased", "gradient")
 def relative_entropy(
     problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=256)
 ) -> Objective:
@@ -73,25 +74,19 @@ def relative_entropy(
     (2023), arXiv 2302.13834; Berner et al. (2024), arXiv 2211.01364.
     """
 
-    if problem.anneal is not None and problem.anneal.base.log_density is None:
-        raise ValueError(
-            "relative_entropy on an annealed problem needs a base with a density; got one known by its velocity or score, "
-            "whose relative weights are no bound of log Z at finite steps. Use log_variance, trajectory_balance or nets."
-        )
-
     def one(params: Learned, key: Key) -> Array:
         return -dynamics.simulate(problem, lambda t, x: network.apply(params.control, t, x), times, key).log_weight
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
-        del params
-        return Batch(jax.random.split(key, n), jnp.zeros(n), jnp.zeros(n, bool))  # a particle is its key: the loss simulates
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        batch = Batch(jax.random.split(key, n), jnp.zeros(n), jnp.zeros(n, bool))  # a particle is its key: the loss simulates
+        return batch, held.carried
 
-    def loss(params: Learned, key: Key, data: Array) -> Array:
+    def loss(held: Held, key: Key, data: Array) -> Array:
         del key
-        return batching.mean(one, params, (data,), network.at_once)
+        return batching.mean(one, held.params, (data,), network.at_once)
 
-    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
-    return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False)
+    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
+    return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False, base=problem)
 
 
 def _on_paths(
@@ -102,16 +97,16 @@ def _on_paths(
     init: Callable[[], Params],
     value: Callable[[Array, Params], Array],
 ) -> Objective:
-    def collect(params: Learned, key: Key, n: int) -> Batch:
-        return labelled_paths(problem, network, times, params, key, n, Stored)
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        return labelled_paths(problem, network, times, held, key, n, Stored), held.carried
 
-    def loss(params: Learned, key: Key, data: Stored) -> Array:
+    def loss(held: Held, key: Key, data: Stored) -> Array:
         del key
 
         def one(stored: Stored) -> Array:
-            return dynamics.log_weight(problem, lambda t, x: network.apply(params.control, t, x), *stored)
+            return dynamics.log_weight(problem, lambda t, x: network.apply(held.params.control, t, x), *stored)
 
-        return value(jax.vmap(one)(data), params.extra)
+        return value(jax.vmap(one)(data), held.params.extra)
 
-    energies, gradients = dynamics.evaluations(problem, len(times) - 1)
-    return Objective(init, collect, loss, replay, energies, gradients)
+    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients, base=problem)

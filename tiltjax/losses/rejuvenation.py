@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import hamiltonian
+from tiltjax import hamiltonian, validate
 from tiltjax.losses.collect import EndPoints, clip_slope, end_slope
 from tiltjax.types import Batch, Key, LogDensity, Problem
 
@@ -39,8 +39,7 @@ def check(problem: Problem, rejuvenation: Rejuvenation | None) -> None:
     """Raises ValueError for what cannot move: a base without a density, or numbers out of range."""
     if rejuvenation is None:
         return
-    if problem.process.log_density is None:
-        raise ValueError("rejuvenation moves end points under p*, which needs the density of the base; this one has none.")
+    validate.density(problem.process, "rejuvenation")
     if min(rejuvenation.num_moves, rejuvenation.leapfrog) < 1 or not 0 <= rejuvenation.share < 1:
         raise ValueError(f"expected one move and leapfrog step or more, and a share in [0, 1); got {rejuvenation}.")
 
@@ -64,8 +63,7 @@ def rejuvenated(problem: Problem, how: Rejuvenation, batch: Batch, key: Key, cli
 
 def _density(problem: Problem) -> LogDensity:
     """log p* + log Z of a particle as a vector."""
-    base, shape = problem.process.log_density, problem.process.shape
-    assert base is not None
+    base, shape = validate.density(problem.process, "rejuvenation"), problem.process.shape
 
     def density(x: Array) -> Array:
         x = x.reshape(shape)

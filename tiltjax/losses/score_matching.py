@@ -19,22 +19,24 @@ Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; Havens et al. (2025), arXi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, processes, weights
-from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, needs_memoryless, nothing
+from tiltjax import batching, frames, validate, weights
+from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, label_end, nothing
 from tiltjax.losses.rejuvenation import Rejuvenation, check, rejuvenated
 from tiltjax.problems import is_centred, level_bin
-from tiltjax.types import Batch, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
+from tiltjax.types import Batch, Held, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
 ON_POLICY = Replay(num_particles=200, capacity=2000, gradient_steps=10, batch_size=512)
 CLIP = 10.0
 
 
+@validate.needs("memoryless", "gradient")
 def mixture_score_matching(
     problem: Problem,
     network: Network,
@@ -49,16 +51,15 @@ def mixture_score_matching(
 
     rejuvenation: moves of the end points under p* before they are learned from; they need the density of the base.
     """
-    needs_memoryless(problem, "score matching")
     check(problem, rejuvenation)
     mixture = at_resolution(problem) if mixture is None else mixture
 
     def target(params: Learned, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
-        x = processes.noise(problem.process, t, end.x, jax.random.normal(key, end.x.shape))
+        x = frames.noised(problem.frame, t, end.x, jax.random.normal(key, end.x.shape))
         m, residual, gain = _coordinates(problem, t, x)
         gamma = mixture.weight(params.extra, t)
         g = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
-        return x, gain * (g - problem.process.slope(t, x))
+        return x, gain * (g - problem.process.g_base(t, x))
 
     def term(params: Learned, key: Key, t: Array, end: EndPoints) -> Array:
         x, u = target(params, key, t, end)
@@ -72,13 +73,14 @@ def mixture_score_matching(
         key_time, key_noise = jax.random.split(key)
         return term(params, key_noise, draw_level(problem, key_time)[0], end)
 
-    def loss(params: Learned, key: Key, data: EndPoints) -> Array:
-        return batching.mean(one, params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, data: EndPoints) -> Array:
+        return batching.mean(one, held.params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
-    def collect(params: Learned, key: Key, n: int) -> Batch:
-        batch = end_points(problem, network, times, params, key, n, clip)
-        # the paths have the keys folded with 0 to n - 1
-        return batch if rejuvenation is None else rejuvenated(problem, rejuvenation, batch, jax.random.fold_in(key, n), clip)
+    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        batch = end_points(problem, network, times, held, key, n, clip)
+        if rejuvenation is not None:  # the paths have the keys folded with 0 to n - 1
+            batch = rejuvenated(problem, rejuvenation, batch, jax.random.fold_in(key, n), clip)
+        return batch, held.carried
 
     evaluations = 1 + (0 if rejuvenation is None else rejuvenation.evaluations)
     return Objective(
@@ -89,9 +91,12 @@ def mixture_score_matching(
         regression=Regression(target, term),
         energy_evaluations=evaluations,
         gradient_evaluations=evaluations,
+        base=problem,
+        label=label_end(problem, clip),
     )
 
 
+@validate.needs("memoryless")
 def conditional_score_matching(
     problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
@@ -108,6 +113,7 @@ def conditional_score_matching(
     return mixture_score_matching(problem, network, times, mixture=constant(1.0), replay=replay, clip=clip)
 
 
+@validate.needs("memoryless", "gradient")
 def target_score_matching(
     problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
@@ -116,7 +122,7 @@ def target_score_matching(
     gamma is bounded at -GAMMA_MAX, and the loss weighted by 1 / (1 - gamma)^2, for that. When not to use it: broad targets with
     narrow modes.
     """
-    path, scale = problem.process.path, problem.process.scale
+    path, scale = problem.frame.path, problem.frame.scale
 
     def weight(extra: None, t: Array) -> Array:
         return -jnp.minimum(path.noise2(t) / jnp.maximum(path.signal2(t) * scale**2, 1e-12), GAMMA_MAX)
@@ -127,6 +133,7 @@ def target_score_matching(
 GAMMA_MAX = 100.0
 
 
+@validate.needs("memoryless", "gradient")
 def novel_score_matching(
     problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
@@ -135,6 +142,7 @@ def novel_score_matching(
     return objective._replace(learning_rate=1e-3)
 
 
+@validate.needs("memoryless", "gradient")
 def adjoint_sampling(
     problem: Problem,
     network: Network,
@@ -153,6 +161,7 @@ def adjoint_sampling(
     return novel_score_matching(problem, network, times, replay=replay, clip=clip)._replace(learning_rate=ON_POLICY_RATE)
 
 
+@validate.needs("memoryless", "gradient")
 def minimum_variance(
     problem: Problem,
     network: Network,
@@ -180,7 +189,7 @@ def constant(gamma: float) -> Mixture:
 
 def at_resolution(problem: Problem) -> Mixture:
     """gamma = R / (R + q): least variance when every mode has the variance q of the problem's resolution."""
-    residual = problem.process.residual
+    residual = problem.frame.residual
     return scheduled(lambda t: residual(t) / (residual(t) + problem.resolution))
 
 
@@ -191,7 +200,7 @@ def scheduled(gamma: Callable[[Array], Array]) -> Mixture:
 
 def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
     """gamma = R / (R + q') with log q' = log q + rate * table[bin of log R]; `rate` sets its speed against the network's."""
-    residual, where = problem.process.residual, level_bin(problem, bins)
+    residual, where = problem.frame.residual, level_bin(problem, bins)
     # one for all coordinates of a system of particles: a target that turns with them
     shape = () if is_centred(problem) else tuple(problem.process.shape)
 
@@ -206,5 +215,5 @@ def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
 
 
 def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
-    process = problem.process
-    return process.response(t) * x, process.residual(t), process.gain(t)
+    frame = problem.frame
+    return frame.response(t) * x, frame.residual(t), frame.gain(t)

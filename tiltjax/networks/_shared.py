@@ -45,7 +45,11 @@ def clock_features(t: Array) -> Array:
 def natural(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
     """m / s, the gain, and R_t + q."""
     process = problem.process
-    return process.response(t) * x / process.scale, process.gain(t), process.residual(t) + problem.resolution
+    return (
+        process.frame.response(t) * x / process.frame.scale,
+        process.frame.gain(t),
+        process.frame.residual(t) + problem.resolution,
+    )
 
 
 def clip_norm(v: Array, limit: float) -> Array:

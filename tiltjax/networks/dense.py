@@ -72,7 +72,7 @@ def score_informed(
     The gradient's norm is clipped at clip sqrt(d / q). Each evaluation costs one gradient of the density, in training
     and in sampling: use it where energies are cheap and the target is sharp. Source: Zhang & Chen (2022), arXiv 2111.15141.
     """
-    dim, scale = math.prod(problem.process.shape), problem.process.scale
+    dim, scale = math.prod(problem.process.shape), problem.frame.scale
     slope = jax.grad(problem.reward)
     limit = clip * math.sqrt(dim / problem.resolution)
 
@@ -99,8 +99,8 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLi
     NOT zero at initialization: the first term is the score of the base, which is h where there is no control. When not to
     use it: as a control.
     """
-    dim, scale2 = math.prod(problem.process.shape), problem.process.scale**2
-    residual = problem.process.residual
+    dim, scale2 = math.prod(problem.process.shape), problem.frame.scale**2
+    residual = problem.frame.residual
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
@@ -115,7 +115,7 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLi
 
 def drift(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
-    dim, s = math.prod(problem.process.shape), problem.process.scale
+    dim, s = math.prod(problem.process.shape), problem.frame.scale
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
@@ -126,7 +126,7 @@ def drift(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike |
 
 def potential(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = grad phi, phi = s^2 sum_i [D y + G y^2 / 2]_i (y = x / s, t): for action matching, which needs phi itself."""
-    dim, s = math.prod(problem.process.shape), problem.process.scale
+    dim, s = math.prod(problem.process.shape), problem.frame.scale
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def phi(params: Params, t: Array, x: Array) -> Array:

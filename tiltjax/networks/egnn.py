@@ -42,7 +42,7 @@ def egnn(
     Raises ValueError for a reward without these symmetries. Source: Satorras, Hoogeboom, Welling (2021), arXiv 2102.09844.
     """
     _needs_symmetry(problem)
-    scale, slope = problem.process.scale, jax.grad(problem.reward)
+    scale, slope = problem.frame.scale, jax.grad(problem.reward)
     limit = clip * math.sqrt(math.prod(problem.process.shape) / problem.resolution)
 
     def build(rngs: nnx.Rngs) -> _Egnn:
@@ -152,7 +152,7 @@ def _needs_symmetry(problem: Problem) -> None:
     n, dim = shape[0] + 1, shape[1]
     real = jax.dtypes.canonicalize_dtype(float)
     key_x, key_turn = jax.random.split(jax.random.key(0))
-    x = 0.7 * problem.process.scale * jax.random.normal(key_x, (n, dim), real)
+    x = 0.7 * problem.frame.scale * jax.random.normal(key_x, (n, dim), real)
     turn = jnp.linalg.qr(jax.random.normal(key_turn, (dim, dim), real))[0]
     moved = {
         "as they were": x,

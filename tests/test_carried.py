@@ -1,0 +1,96 @@
+"""Arrays that go from round to round and are not learned: `fit`, checkpoints, seeds; and items made of other draws."""
+
+import functools
+
+import chained
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from support import gaussian, small, z_scores
+
+import tiltjax as tj
+from tiltjax import losses, paths, problems, run, targets, train
+from tiltjax.types import Held, Learned, Replay
+
+REPLAY = Replay(64, 256, 20, 64)
+TARGET = targets.gmm([[-1.0, 0.0], [1.0, 0.5]], 0.5)
+
+
+@functools.cache
+def problem():
+    return problems.sampling(TARGET, gaussian("linear", (2,), 1.6), resolution=0.25)
+
+
+LOSS = functools.partial(chained.chained, replay=REPLAY)
+FIT = {"loss": LOSS, "network": small, "num_updates": 300, "learning_rate": 5e-3, "num_steps": 8, "progress": False}
+
+
+def test_a_loss_with_carried_chains_runs_through_fit():
+    sampler = tj.fit(jax.random.key(0), problem(), **FIT)
+    draws = sampler.sample(jax.random.key(1), 4000, num_steps=40)
+    assert float(tj.diagnostics.ess(draws.log_weight)) > 0.6
+    assert abs(z_scores(np.exp(np.asarray(draws.log_weight)), 1.0)) < 5
+
+
+def trainer():
+    return train.trainer(LOSS(problem(), small(problem()), paths.uniform(8)), small(problem()), optax.adam(1e-3))
+
+
+def test_chains_go_on_from_where_the_last_round_left_them():
+    """The filling too hands them on, but for its first round, whose place the first round of training takes."""
+    made = trainer()
+    start = jax.jit(made.init)(jax.random.key(0))
+    state, _ = jax.jit(made.step)(start)
+    newest = np.asarray(state.buffer.items.data.x[:64])
+    np.testing.assert_array_equal(state.carried, newest)
+    filled = np.asarray(start.buffer.items.data.x).reshape(4, 64, 2)
+    np.testing.assert_array_equal(start.carried, filled[-1])
+    apart = [np.square(filled[i] - filled[j]).sum(-1).mean() for i, j in ((2, 3), (1, 3))]
+    assert apart[0] < apart[1]  # neighbours in time are nearer
+
+
+def test_a_killed_run_takes_its_chains_up_again(tmp_path):
+    whole = run.run(trainer(), jax.random.key(0), 6, progress=False)
+    store = {"checkpoint": tmp_path, "checkpoint_seconds": 0.0, "progress": False}
+    calls, watch = [], run._watch
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        watch(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_watch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.run(trainer(), jax.random.key(0), 6, **store)
+    again = run.run(trainer(), jax.random.key(0), 6, **store)
+    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(again.state), strict=True):
+        if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_at_once_have_chains_each():
+    keys = jax.random.split(jax.random.key(2), 2)
+    both = run.run(train.together(trainer()), keys, 3, progress=False).state.carried
+    alone = run.run(trainer(), keys[1], 3, progress=False).state.carried
+    assert both.shape == (2, 64, 2) and not np.allclose(both[0], both[1])
+    np.testing.assert_allclose(both[1], alone, rtol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["minimum_variance", "adjoint_matching", "learned_variance"])
+def test_an_item_of_a_draw_of_the_target_is_one_of_the_loss_s_own(name):
+    """Of the same structure as what is collected, and finite in the loss; of end points it is the draw and the slope there."""
+    network = small(problem())
+    objective = getattr(losses, name)(problem(), network, paths.uniform(8))
+    held, key = Held(Learned(network.init(jax.random.key(0)), objective.init())), jax.random.key(1)
+    x = TARGET.sample(jax.random.key(2), 16)
+    batch, _ = jax.jit(objective.collect, static_argnums=2)(held, key, 16)
+    items = jax.jit(jax.vmap(lambda x: objective.label(held, key, x)))(x)
+    assert jax.tree.map(jnp.shape, items) == jax.tree.map(jnp.shape, batch.data)
+    assert np.isfinite(jax.jit(objective.loss)(held, key, items))
+    if name != "adjoint_matching":
+        np.testing.assert_array_equal(items.x, x)
+        np.testing.assert_allclose(items.slope, jax.vmap(jax.grad(problem().reward))(x), rtol=1e-9)
