@@ -108,9 +108,7 @@ def train(
     network, grid = tj.networks.mlp(problem), tj.preparing.default_grid(problem)
     objective = loss(problem, network, grid(60), replay=replay)
     made = tj.train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, updates)))
-    done = running.run(
-        made, key, -(-updates // replay.gradient_steps), progress=not console.quiet, updates=replay.gradient_steps
-    )
+    done = running.run(made, key, -(-updates // replay.gradient_steps), progress=not console.quiet)
     strength = 1.0 if recipe.rule is None else float(done.state.carried)
     sampler = tj.sampling.sampler(problem, network, done.state.average.control, grid)
     return sampler, {"train_seconds": done.train_seconds, "strength": strength}

@@ -9,7 +9,21 @@ import pytest
 from support import gaussian, perturbed, small, z_scores
 
 import tiltjax as tj
-from tiltjax import bridges, diagnostics, exact, frames, losses, networks, paths, problems, processes, sde, targets, weights
+from tiltjax import (
+    bridges,
+    diagnostics,
+    exact,
+    frames,
+    losses,
+    networks,
+    paths,
+    plans,
+    problems,
+    processes,
+    sde,
+    targets,
+    weights,
+)
 from tiltjax.losses import bridge, collect
 from tiltjax.types import Held, Learned, Network, Replay
 
@@ -414,7 +428,7 @@ def test_a_bridge_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch
 
     monkeypatch.setattr(tj.checkpoints.Store, "save", killed)
     options = {**QUICK, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
-    monkeypatch.setattr(tj.fitting, "CHUNK_UPDATES", 25)  # a chunk a round: four saves a turn of two rounds each
+    monkeypatch.setattr(plans, "CHUNK_UPDATES", 25)  # a chunk a round: four saves a turn of two rounds each
     with pytest.raises(KeyboardInterrupt):
         fit(truth().problem, **options)
     monkeypatch.setattr(tj.checkpoints.Store, "save", save)

@@ -11,7 +11,7 @@ import pytest
 from support import gaussian, small, z_scores
 
 import tiltjax as tj
-from tiltjax import losses, paths, problems, run, targets, train
+from tiltjax import losses, paths, problems, run, targets, train, turns
 from tiltjax.types import Held, Learned, Replay
 
 REPLAY = Replay(64, 256, 20, 64)
@@ -74,7 +74,7 @@ def test_a_killed_run_takes_its_chains_up_again(tmp_path):
 
 def test_seeds_at_once_have_chains_each():
     keys = jax.random.split(jax.random.key(2), 2)
-    both = run.run(train.together(trainer()), keys, 3, progress=False).state.carried
+    both = run.run(turns.together(trainer()), keys, 3, progress=False).state.carried
     alone = run.run(trainer(), keys[1], 3, progress=False).state.carried
     assert both.shape == (2, 64, 2) and not np.allclose(both[0], both[1])
     np.testing.assert_allclose(both[1], alone, rtol=1e-8)

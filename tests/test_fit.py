@@ -140,7 +140,7 @@ def test_save_and_load(fitted, tmp_path):
     with pytest.raises(ValueError, match="exists and is not empty"):
         sampler.save(tmp_path / "sampler")
     # state.kernel (2, 24), the same in both, is no part of the difference
-    differ = r"do not fit the network: 6 arrays differ \(control\.hidden\.1\.bias: saved nothing, expected \(24,\); .*; \.\.\.\)\. Pass"
+    differ = r"do not fit the network: 6 arrays differ \(control\.hidden\.1\.bias: saved nothing, .*; \.\.\.\)\. Pass"
     with pytest.raises(ValueError, match=differ) as caught:
         tj.load(tmp_path / "sampler", target, network=functools.partial(tj.networks.mlp, width=24, depth=4))
     assert "state" not in str(caught.value)

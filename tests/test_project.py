@@ -43,7 +43,9 @@ ROOMS = [
     "smc",
     "buffers",
     "losses",
+    "rounds",
     "train",
+    "turns",
     "checkpoints",
     "run",
     "identity",
@@ -52,7 +54,10 @@ ROOMS = [
     "exact",
     "integrations",
     "preparing",
+    "plans",
     "fitting",
+    "bridging",
+    "loading",
 ]
 
 APART = {"losses/bridge.py"}  # two objectives that need one another: `losses.bridge`

@@ -10,7 +10,7 @@ import pytest
 from support import trainable
 
 import tiltjax as tj
-from tiltjax import preparing, run, train
+from tiltjax import preparing, run, train, turns
 from tiltjax.types import Batch, Learned, Network, Replay
 
 NETWORK = functools.partial(tj.networks.mlp, width=16, depth=1)
@@ -63,7 +63,7 @@ def test_the_pilot_of_a_target_is_that_of_the_first_key(monkeypatch):
 def test_a_buffer_is_written_where_a_plain_number_says():
     """The cursor and the round have no axis of seeds: under vmap a write at batched places is a scatter, slow."""
     objective = tj.losses.minimum_variance(problem(), NETWORK(problem()), tj.paths.uniform(8))
-    trainer = train.together(train.trainer(objective, NETWORK(problem()), optax.sgd(0.1), replay=Replay(8, 16, 2, 4)))
+    trainer = turns.together(train.trainer(objective, NETWORK(problem()), optax.sgd(0.1), replay=Replay(8, 16, 2, 4)))
     state, metrics = jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, KEYS))
     assert state.round.shape == state.buffer.cursor.shape == ()
     assert metrics.loss.shape == (3,)
@@ -78,7 +78,7 @@ def test_a_killed_run_of_several_goes_on_to_the_same_result(tmp_path, monkeypatc
         return jnp.mean(jnp.square(params.control[None] - data["x"] - 1))
 
     objective = trainable(collect, loss, Replay(4, 8, 2, 4))
-    several = train.together(train.trainer(objective, VECTOR, optax.adam(0.1)))
+    several = turns.together(train.trainer(objective, VECTOR, optax.adam(0.1)))
     whole = run.run(several, KEYS, 6, chunk=2, progress=False)
     watch, calls = run._watch, []
 
@@ -118,7 +118,7 @@ def test_one_seed_that_cannot_learn_stops_all_and_is_named():
         far = jnp.where(jax.random.key_data(key)[-1] == 7, 100.0, 0.0)
         return trainer.init(key)._replace(params=Learned(far * jnp.ones(3), None))
 
-    several = train.together(trainer._replace(init=init))
+    several = turns.together(trainer._replace(init=init))
     with pytest.raises(FloatingPointError, match=r"every update of key 1 of rounds 0 to 1 .* bad was \['x'\]"):
         run.run(several, jnp.stack([jax.random.key(i) for i in (6, 7)]), 4, chunk=2, progress=False)
     done = run.run(several, jnp.stack([jax.random.key(i) for i in (6, 8)]), 4, chunk=2, progress=False)

@@ -145,5 +145,5 @@ def test_particles_of_any_shape_come_back_in_the_users_coordinates():
 
 
 def test_what_cannot_run_says_so():
-    with pytest.raises(ValueError, match=r"a fraction in \[0, 1\]; got 2"):
+    with pytest.raises(ValueError, match=r"a fraction, in \[0, 1\]; got 2"):
         smc.run(build("gaussian"), idle, paths.uniform(4), KEY, 8, ess_floor=2)

@@ -145,7 +145,8 @@ def test_progress_is_shown(capsys):
     trainer = train.trainer(objective(counting), NETWORK, SGD)
     run.run(trainer, jax.random.key(5), 2, progress=True)
     assert "2/2" in capsys.readouterr().out
-    run.run(trainer, jax.random.key(5), 2, progress=True, updates=50)
+    many = train.trainer(objective(counting), NETWORK, SGD, replay=Replay(4, gradient_steps=50))
+    run.run(many, jax.random.key(5), 2, progress=True)
     assert "100/100" in capsys.readouterr().out
 
 

@@ -28,10 +28,13 @@ from tiltjax import (
     smc,
     targets,
     train,
+    turns,
     validate,
     weights,
 )
-from tiltjax.fitting import fit, fit_bridge, fit_seeds, load
+from tiltjax.bridging import fit_bridge
+from tiltjax.fitting import fit, fit_seeds
+from tiltjax.loading import load
 from tiltjax.preparing import prepare
 from tiltjax.sampling import Sampler
 from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
@@ -76,6 +79,7 @@ __all__ = [
     "smc",
     "targets",
     "train",
+    "turns",
     "validate",
     "weights",
 ]

@@ -8,6 +8,7 @@ Sources: Domingo-Enrich, Du, Albergo (2026), arXiv 2605.00229; Albergo & Vanden-
 al. (2024), arXiv 2307.01050.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,11 +31,9 @@ class Fields(NamedTuple):
     tilt: Array
 
 
-class Step(NamedTuple):
-    """Of one step from t to t1: dt, sigma at its middle; where it starts and ends, fields and drift of both states."""
+class Ends(NamedTuple):
+    """Where a step starts and ends; fields and drift of both states."""
 
-    dt: Array
-    sigma: Array
     x: Array
     x1: Array
     fields: Fields
@@ -57,103 +56,120 @@ def denoised(process: Process, reward: Callable[[Array], Array], schedule: Calla
     return tilt
 
 
+class Anneal(NamedTuple):
+    """A tilt path r_t with r_0 constant and r_1 = r, and sigma_t > 0, any: what the dynamics on a base are made of."""
+
+    base: Process
+    tilt: Tilt
+    noise: Callable[[Array], Array]
+
+
 def motion(tilt: Tilt, noise: Callable[[Array], Array]) -> Callable[[Process, LogDensity], Dynamics]:
     """The `Problem.motion` of a tilt path. r_1 is the problem's reward: the two are given together (`problems.annealed`)."""
-    return lambda process, reward: dynamics(process, tilt, noise)
+    return lambda process, reward: dynamics(Anneal(process, tilt, noise))
 
 
-def dynamics(base: Process, tilt: Tilt, noise: Callable[[Array], Array]) -> Dynamics:
+def dynamics(a: Anneal) -> Dynamics:
     """Euler-Maruyama kernels F and B of both directions, both with sigma at the middle of the step. A control is a drift g.
 
     With a base that has a density, log w = log rho_1(X_N) - log rho_0(X_0) + sum log B - sum log F (full Crooks): E[w] = Z at
     any number of steps. Without one, B and F are relative to the base's own kernels (g = 0, r_t = 0): exact as the step goes
     to 0. Fields and drift are evaluated once a state.
     """
-    frame = base.frame
-
-    def see(t: Array, x: Array) -> Fields:
-        g = base.g_base(t, x)
-        tilted, slope = jax.value_and_grad(tilt, argnums=1)(t, x)
-        return Fields(frames.velocity(frame, t, x, g), frames.score(frame, t, x, g), slope, tilted)
-
-    def middle(t: Array, t1: Array) -> Array:
-        return noise(0.5 * (t + t1))
-
-    def start(control: ControlFn, t: Array, x: Array) -> Walker:
-        fields = see(t, x)
-        return Walker(x, fields, control(t, x), fields.tilt)
-
-    def clock(t: Array, t1: Array) -> Array:  # turns g into the shift c of the noise
-        return (t1 - t) / jnp.square(middle(t, t1))
-
-    def normal(t: Array, t1: Array, x: Array, x1: Array, fields: Fields, drift: Array) -> Array:
-        mean, std = _kernel(t1 - t, middle(t, t1), x, fields)
-        return (x1 - mean) / std - jnp.sqrt(clock(t, t1)) * drift
-
-    def work(t: Array, t1: Array, *states: Array | Fields) -> Array:
-        found = Step(t1 - t, middle(t, t1), *states)  # type: ignore[arg-type]
-        by_kernels = -_kernel_ratio(found, 0.0)
-        change = base.marginal_change(t, t1, found.x, found.x1, by_kernels)
-        return found.fields1.tilt - found.fields.tilt + change + _kernel_ratio(found, 1.0)
-
-    def step(control: ControlFn, t: Array, t1: Array, walker: Walker, xi: Array) -> tuple[Walker, Array]:
-        x, fields, drift, log_weight = walker
-        mean, std = _kernel(t1 - t, middle(t, t1), x, fields)
-        x1 = sde.kernel_step(x, mean, std, jnp.sqrt(clock(t, t1)) * drift, jnp.ones((), x.dtype), xi)
-        fields1, drift1 = see(t1, x1), control(t1, x1)
-        log_weight = log_weight + work(t, t1, x, x1, fields, fields1, drift, drift1)
-        return Walker(x1, fields1, drift1, log_weight), drift
-
-    def back(control: ControlFn, t: Array, t1: Array, x1: Array, xi: Array) -> tuple[Array, Array, Array]:
-        dt, sigma, f1 = t1 - t, middle(t, t1), see(t1, x1)
-        drift1 = f1.velocity - 0.5 * jnp.square(sigma) * (f1.score + f1.slope) + control(t1, x1)
-        x = x1 - drift1 * dt + sigma * jnp.sqrt(dt) * xi
-        u = control(t, x)
-        return x, u, normal(t, t1, x, x1, see(t, x), u)
-
-    def recontrolled(control: ControlFn, path: Path) -> Path:
-        u = jax.vmap(control)(path.times[:-1], path.x[:-1])
-        root = weights.column(jnp.sqrt(jax.vmap(clock)(path.times[:-1], path.times[1:])), u)
-        return path._replace(control=u, noise=path.noise + root * (path.control - u))
-
-    def increments(control: ControlFn, path: Path, known: Fields) -> Array:
-        drift = jnp.concatenate([path.control, control(path.times[-1], path.x[-1])[None]])
-        states = (path.times, path.x, known, drift)
-        t, x, f, g = jax.tree.map(lambda leaf: leaf[:-1], states)
-        t1, x1, f1, g1 = jax.tree.map(lambda leaf: leaf[1:], states)
-        return jax.vmap(work)(t, t1, x, x1, f, f1, g, g1)
+    base, frame = a.base, a.base.frame
 
     def known(path: Path) -> Fields:
-        return jax.vmap(see)(path.times, path.x)
+        return jax.vmap(lambda t, x: see(a, t, x))(path.times, path.x)
 
-    def rates(t: Array, x: Array) -> Rates:
-        g = base.g_base(t, x)
-        rise, slope = jax.grad(tilt, argnums=(0, 1))(t, x)
-        work = rise + jnp.sum(frames.velocity(frame, t, x, g) * slope)
-        return Rates(work, frames.score(frame, t, x, g) + slope)
+    def start(control: ControlFn, t: Array, x: Array) -> Walker:
+        fields = see(a, t, x)
+        return Walker(x, fields, control(t, x), fields.tilt)
 
     return Dynamics(
         shape=base.shape,
         initial=base.initial,
         start=start,
-        step=step,
+        step=functools.partial(_step, a),
         finish=lambda walker: walker.log_weight,
         potential=lambda t, walker: jnp.zeros((), walker.x.dtype),  # the weight is that of rho_t already
-        back=back,
+        back=functools.partial(_back, a),
         known=known,
-        recontrolled=recontrolled,
-        increments=increments,
+        recontrolled=functools.partial(_recontrolled, a),
+        increments=functools.partial(_increments, a),
         boundary=lambda path, known: known.tilt[0],
-        fluctuations=lambda control, path: increments(control, path, known(path)),
+        fluctuations=lambda control, path: _increments(a, control, path, known(path)),
         evaluations=lambda num_steps: (num_steps + 1, 2 * num_steps + 1),
         grid=lambda resolution, num_steps: paths.uniform(num_steps),
         network=lambda centred: networks.drift,
         memoryless=False,
         unbiased=validate.has_density(base),
-        log_rho=validate.where_dense(base, lambda t, x: tilt(t, x) + frames.log_marginal(frame, t, x)),
-        rates=rates,
-        rescaled=lambda factor: dynamics(base, tilt, lambda t: factor * noise(t)),
+        log_rho=validate.where_dense(base, lambda t, x: a.tilt(t, x) + frames.log_marginal(frame, t, x)),
+        rates=functools.partial(_rates, a),
+        rescaled=lambda factor: dynamics(a._replace(noise=lambda t: factor * a.noise(t))),
     )
+
+
+def see(a: Anneal, t: Array, x: Array) -> Fields:
+    """All that the two kernels of a step and its weight need at a state."""
+    frame, g = a.base.frame, a.base.g_base(t, x)
+    tilted, slope = jax.value_and_grad(a.tilt, argnums=1)(t, x)
+    return Fields(frames.velocity(frame, t, x, g), frames.score(frame, t, x, g), slope, tilted)
+
+
+def _rates(a: Anneal, t: Array, x: Array) -> Rates:
+    frame, g = a.base.frame, a.base.g_base(t, x)
+    rise, slope = jax.grad(a.tilt, argnums=(0, 1))(t, x)
+    work = rise + jnp.sum(frames.velocity(frame, t, x, g) * slope)
+    return Rates(work, frames.score(frame, t, x, g) + slope)
+
+
+def _middle(a: Anneal, t: Array, t1: Array) -> Array:
+    return a.noise(0.5 * (t + t1))
+
+
+def _clock(a: Anneal, t: Array, t1: Array) -> Array:
+    """What turns a drift g into the shift c = sqrt(clock) g of the noise."""
+    return (t1 - t) / jnp.square(_middle(a, t, t1))
+
+
+def _step(a: Anneal, control: ControlFn, t: Array, t1: Array, walker: Walker, xi: Array) -> tuple[Walker, Array]:
+    x, fields, drift, log_weight = walker
+    mean, std = _kernel(t1 - t, _middle(a, t, t1), x, fields)
+    x1 = sde.kernel_step(x, mean, std, jnp.sqrt(_clock(a, t, t1)) * drift, jnp.ones((), x.dtype), xi)
+    fields1, drift1 = see(a, t1, x1), control(t1, x1)
+    change = _work(a, t, t1, Ends(x, x1, fields, fields1, drift, drift1))
+    return Walker(x1, fields1, drift1, log_weight + change), drift
+
+
+def _back(a: Anneal, control: ControlFn, t: Array, t1: Array, x1: Array, xi: Array) -> tuple[Array, Array, Array]:
+    dt, sigma, f1 = t1 - t, _middle(a, t, t1), see(a, t1, x1)
+    drift1 = f1.velocity - 0.5 * jnp.square(sigma) * (f1.score + f1.slope) + control(t1, x1)
+    x = x1 - drift1 * dt + sigma * jnp.sqrt(dt) * xi
+    u = control(t, x)
+    mean, std = _kernel(dt, sigma, x, see(a, t, x))
+    return x, u, (x1 - mean) / std - jnp.sqrt(_clock(a, t, t1)) * u
+
+
+def _recontrolled(a: Anneal, control: ControlFn, path: Path) -> Path:
+    u = jax.vmap(control)(path.times[:-1], path.x[:-1])
+    clock = jax.vmap(functools.partial(_clock, a))(path.times[:-1], path.times[1:])
+    return path._replace(control=u, noise=path.noise + weights.column(jnp.sqrt(clock), u) * (path.control - u))
+
+
+def _increments(a: Anneal, control: ControlFn, path: Path, known: Fields) -> Array:
+    """Their cumulative sums weigh X_k as a draw of rho_{t_k}. The path's own drift is evaluated anew at its end alone."""
+    drift = jnp.concatenate([path.control, control(path.times[-1], path.x[-1])[None]])
+    states = (path.x, known, drift)
+    (x, f, g), (x1, f1, g1) = (jax.tree.map(lambda leaf, of=of: leaf[of], states) for of in (slice(-1), slice(1, None)))
+    ends = Ends(x, x1, f, f1, g, g1)
+    return jax.vmap(functools.partial(_work, a))(path.times[:-1], path.times[1:], ends)
+
+
+def _work(a: Anneal, t: Array, t1: Array, ends: Ends) -> Array:
+    """The step's share of log w under the drift."""
+    dt, sigma = t1 - t, _middle(a, t, t1)
+    change = a.base.marginal_change(t, t1, ends.x, ends.x1, -_kernel_ratio(dt, sigma, ends, 0.0))
+    return ends.fields1.tilt - ends.fields.tilt + change + _kernel_ratio(dt, sigma, ends, 1.0)
 
 
 def _kernel(dt: Array, sigma: Array, x: Array, f: Fields) -> tuple[Array, Array]:
@@ -161,9 +177,9 @@ def _kernel(dt: Array, sigma: Array, x: Array, f: Fields) -> tuple[Array, Array]
     return x + (f.velocity + 0.5 * jnp.square(sigma) * (f.score + f.slope)) * dt, sigma * jnp.sqrt(dt)
 
 
-def _kernel_ratio(step: Step, tilts: float) -> Array:
+def _kernel_ratio(dt: Array, sigma: Array, ends: Ends, tilts: float) -> Array:
     """log B(x | x1) - log F(x1 | x); of the base's own kernels for tilts = 0."""
-    dt, sigma, x, x1, f, f1, g, g1 = step
+    x, x1, f, f1, g, g1 = ends
     half = 0.5 * jnp.square(sigma)
     ahead = f.velocity + half * (f.score + tilts * f.slope) + tilts * g
     back = f1.velocity - half * (f1.score + tilts * f1.slope) + tilts * g1

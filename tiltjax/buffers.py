@@ -11,11 +11,24 @@ from tiltjax.types import Key
 
 
 class Buffer(NamedTuple):
-    """Recipe: `init(batch) -> state`, `add(state, batch) -> state`, `sample(state, key, n, cumulative) -> batch`."""
+    """Recipe: `init(batch) -> state`, `add(state, batch) -> state`, `sample(state, key, n, cumulative) -> batch`.
 
-    init: Callable[[Any], "Ring"]
-    add: Callable[["Ring", Any], "Ring"]
-    sample: Callable[["Ring", Key, int, Array], Any]
+    `cumulative` (n,) is the running sum of the unnormalized weights that go by `log_weight(state)`. `keep(state)` is what is
+    held until the next round.
+    """
+
+    init: Callable[..., Any]
+    add: Callable[[Any, Any], Any]
+    sample: Callable[[Any, Key, int, Array], Any]
+    log_weight: Callable[[Any], Array]
+    keep: Callable[[Any], Any] = lambda state: state
+
+
+class Source(NamedTuple):
+    """Draws x (m, *shape) of p* from elsewhere, in the process's coordinates, and their share of a batch, in (0, 1)."""
+
+    x: Array
+    share: float
 
 
 class Ring(NamedTuple):
@@ -51,4 +64,50 @@ def ring(capacity: int) -> Buffer:
         index = jnp.clip(jnp.searchsorted(cumulative, points, side="right"), 0, capacity - 1)
         return jax.tree.map(lambda leaf: leaf[index], state.items)
 
-    return Buffer(init, add, sample)
+    return Buffer(init, add, sample, lambda state: state.items.log_weight)
+
+
+def once() -> Buffer:
+    """No buffer: the newest batch, used whole and forgotten. A lost particle's place is taken by one that is not."""
+
+    def sample(batch: Any, key: Key, n: int, cumulative: Array) -> Any:
+        good = jnp.isfinite(batch.log_weight)
+        place = jnp.arange(good.size)
+        index = jnp.where(good, place, jnp.argsort(~good)[place % jnp.maximum(jnp.sum(good), 1)])
+        return jax.tree.map(lambda leaf: leaf[index], batch)
+
+    return Buffer(lambda batch: (), lambda state, batch: batch, sample, lambda batch: batch.log_weight, lambda batch: ())
+
+
+class Shared(NamedTuple):
+    """State: one's own items, and the batches of other sources."""
+
+    own: Any
+    others: tuple[Any, ...]
+
+
+def shared(own: Buffer, shares: tuple[float, ...]) -> Buffer:
+    """`own`, and sources of other draws beside it: each has its share of what is sampled, by equal weights within it.
+
+    `init(batch, *others)`; what is added is one's own. Of n items source i has round(share_i n), the rest are one's own.
+    Raises ValueError unless the shares are positive and leave something to one's own.
+    """
+    if not all(share > 0 for share in shares) or not sum(shares) < 1:
+        raise ValueError(f"shares of other sources must be positive and sum to less than 1; got {shares}.")
+
+    def sample(state: Shared, key: Key, n: int, cumulative: Array) -> Any:
+        counts = [round(share * n) for share in shares]
+        key_own, *keys = jax.random.split(key, 1 + len(shares))
+        parts = [own.sample(state.own, key_own, n - sum(counts), cumulative)]
+        for key, count, batch in zip(keys, counts, state.others, strict=True):
+            index = jax.random.randint(key, (count,), 0, batch.log_weight.size)
+            parts.append(jax.tree.map(lambda leaf, index=index: leaf[index], batch))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    return Buffer(
+        init=lambda batch, *others: Shared(own.init(batch), others),
+        add=lambda state, batch: state._replace(own=own.add(state.own, batch)),
+        sample=sample,
+        log_weight=lambda state: own.log_weight(state.own),
+        keep=lambda state: state._replace(own=own.keep(state.own)),
+    )

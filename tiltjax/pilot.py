@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tiltjax import hamiltonian, noncentring, weights
+from tiltjax import hamiltonian, noncentring, validate, weights
 from tiltjax.coordinates import Coordinates, spread
 from tiltjax.types import Key, LogDensity
 
@@ -66,12 +66,8 @@ def pilot(
     infinity; warns (UserWarning) when it is not finite at more than 1 % of the draws of a Gaussian of its mean and covariance.
     """
     dim = math.prod(shape)
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale is the pilot's idea of the target's width and must be positive and finite; got {scale}.")
-    if jnp.size(location) not in (1, dim):
-        raise ValueError(
-            f"location says where the target is: a number, or one particle of shape {shape}; got shape {jnp.shape(location)}."
-        )
+    validate.positive("scale", "the pilot's idea of the target's width", scale)
+    validate.location(location, shape)
     centre = jnp.broadcast_to(jnp.asarray(location, dtype=jax.dtypes.canonicalize_dtype(float)).reshape(-1), (dim,))
 
     def target(x: Array) -> Array:
@@ -95,9 +91,24 @@ def pilot(
         return state, jnp.cov(state.x, rowvar=False).reshape(dim, dim), jnp.mean(jnp.isfinite(value))
 
     state, covariance, finite = search(key)
-    if not float(finite) > 0:
+    _check_found(state, covariance, float(finite), scale, location)
+    coordinates_of = by_covariance if natural is None else natural
+    x, coordinates, rounds = state.x, coordinates_of(state.x, target), 0
+    while coordinates.slopes is not None and rounds < again:
+        # in its own coordinates a funnel has no neck: the particles reach what they could not before
+        key_again = jax.random.fold_in(key, 2 + rounds)
+        x, rounds = _moved_within(key_again, coordinates, target, x, final_moves, leapfrog), rounds + 1
+        coordinates = coordinates_of(x, target)
+    _warn_of_holes(jax.random.fold_in(key, 1), target, coordinates, num_particles)
+    calls = num_particles * (leapfrog * (moves * int(state.stages) + (1 + rounds) * final_moves) + 1)
+    return Pilot(coordinates, _resolution(coordinates, target, x), x, calls)
+
+
+def _check_found(state: _State, covariance: Array, finite: float, scale: float, location: Array | float) -> None:
+    """FloatingPointError where the particles found nothing, or went to infinity."""
+    if not finite > 0:
         raise FloatingPointError(
-            f"log_density is not finite at any of {num_particles} starting points with standard deviations "
+            f"log_density is not finite at any of {state.x.shape[0]} starting points with standard deviations "
             f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: "
             "transform bounded variables), or say where it lives: fit(..., location=, scale=)."
         )
@@ -109,16 +120,6 @@ def pilot(
             f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
             "direction? If it is, say where it lives: fit(..., location=, scale=)."
         )
-    coordinates_of = by_covariance if natural is None else natural
-    x, coordinates, rounds = state.x, coordinates_of(state.x, target), 0
-    while coordinates.slopes is not None and rounds < again:
-        # in its own coordinates a funnel has no neck: the particles reach what they could not before
-        key_again = jax.random.fold_in(key, 2 + rounds)
-        x, rounds = _moved_within(key_again, coordinates, target, x, final_moves, leapfrog), rounds + 1
-        coordinates = coordinates_of(x, target)
-    _warn_of_holes(jax.random.fold_in(key, 1), target, coordinates, num_particles)
-    calls = num_particles * (leapfrog * (moves * int(state.stages) + (1 + rounds) * final_moves) + 1)
-    return Pilot(coordinates, _resolution(coordinates, target, x), x, calls)
 
 
 def _moved_within(key: Key, coordinates: Coordinates, target: LogDensity, x: Array, num_moves: int, leapfrog: int) -> Array:

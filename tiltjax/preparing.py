@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from tiltjax import memoryless, particles, paths, pilot, problems, processes, validate
@@ -41,10 +40,7 @@ def piloted(key: Key, target: Target, location: Array | float = 0.0, scale: floa
     free = particles.free(target)
     if not target.centred:
         return target, pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
-    if np.any(np.asarray(location) != 0):
-        raise ValueError(
-            f"a centred target is around 0, where its draws have their centre; got location={location}. Leave it out."
-        )
+    validate.location(location, free.shape, centred=True)
     return target, pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
 
 
@@ -62,9 +58,9 @@ def stand_in(target: Target) -> Problem:
     return normal._replace(target=target._replace(log_density=normal.reward))
 
 
-def made(network: Any, given: Target | Problem, problem: Problem) -> Network:
-    """The network that `fit` would train on the problem."""
-    network = default_network(given) if network is None else network
+def made(network: Any, problem: Problem) -> Network:
+    """A network from its constructor, or as it was given; the default where it is None."""
+    network = default_network(problem) if network is None else network
     return network if isinstance(network, Network) else network(problem)
 
 

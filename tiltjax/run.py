@@ -37,14 +37,13 @@ def run(
     checkpoint_seconds: float = 30.0,
     fingerprint: str = "",
     progress: bool = True,
-    updates: int = 1,
 ) -> Run:
     """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
 
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
-    others beside the key, the length and the shapes. The progress bar counts `updates` a round.
+    others beside the key, the length and the shapes. The progress bar counts updates.
     """
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
@@ -65,7 +64,7 @@ def run(
         jax.block_until_ready(state)
     saved, compiling = time.perf_counter(), before + started - began
     first = int(state.round) // chunk
-    with _bar(progress, num_chunks * chunk, int(state.round), updates) as bar:
+    with _bar(progress, num_chunks * chunk, int(state.round), trainer.updates) as bar:
         for i in range(first, num_chunks):
             state, metrics = advance(state)
             # the host reads a chunk only when the next is under way, so the device never waits for it

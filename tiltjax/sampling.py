@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import batching, checkpoints, dynamics, paths, problems, validate, weights
-from tiltjax.types import ControlFn, Key, Learned, Metrics, Network, Params, Problem, Samples, is_key
+from tiltjax.types import ControlFn, Key, Learned, Metrics, Network, Params, Problem, Samples
 
 
 class Report(NamedTuple):
@@ -67,8 +67,7 @@ class Sampler(NamedTuple):
         A particle depends on its own key alone, so `batch_size` (particles at once) changes memory, not draws. More steps than
         in training raise the ESS. Raises TypeError for counts that are not ints, ValueError where they are not positive.
         """
-        validate.positive_int("num_particles", num_particles)
-        times = self._times(key, num_steps)
+        times = self._times("sample", key, num_steps, num_particles=num_particles, batch_size=batch_size)
         keys = jax.random.split(key, num_particles)
         return _batched(lambda k: self.forward(self.learned, k, times), (keys,), batch_size)
 
@@ -80,8 +79,7 @@ class Sampler(NamedTuple):
         shape = problems.user_shape(self.problem)
         if x.shape[1:] != shape:
             raise ValueError(f"x must be (n, *{shape}); got shape {x.shape}.")
-        validate.positive_int("the number of particles in x", x.shape[0])
-        times = self._times(key, num_steps)
+        times = self._times("backward", key, num_steps, **{"the number of particles in x": x.shape[0]}, batch_size=batch_size)
         keys = jax.random.split(key, x.shape[0])
         return _batched(lambda k, y: self.back(self.learned, k, times, y), (keys, x), batch_size)
 
@@ -96,8 +94,7 @@ class Sampler(NamedTuple):
         num_particles paths of num_steps steps (finer than the grids that will be asked for) are drawn and stored in batches.
         Draws stay unbiased: the grid is fixed before they are made.
         """
-        validate.positive_int("num_particles", num_particles)
-        times = self._times(key, num_steps)
+        times = self._times("refine", key, num_steps, num_particles=num_particles)
 
         def measure(learned: Learned, key: Key) -> Array:
             problem = self.remade(self.problem, learned.extra)
@@ -111,10 +108,15 @@ class Sampler(NamedTuple):
         """Writes a new directory that `tiltjax.load` reads. ValueError if it exists and is not empty."""
         checkpoints.save_arrays(directory, {**self.record, "num_steps": self.num_steps}, self.learned._asdict())
 
-    def _times(self, key: Key, num_steps: int | None) -> Array:
-        if not is_key(key):
-            raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type(key).__name__}.")
-        return self.grid(validate.positive_int("num_steps", self.num_steps if num_steps is None else num_steps))
+    def _times(self, call: str, key: Key, num_steps: int | None, **counts: int) -> Array:
+        """The grid of a call whose key and counts have been checked."""
+        num_steps = self.num_steps if num_steps is None else num_steps
+        findings = validate.Findings(f"Sampler.{call}")
+        findings.within(validate.key, key, f"{call}(key, ...)")
+        for name, count in {**counts, "num_steps": num_steps}.items():
+            findings.within(validate.positive_int, name, count)
+        findings.stop()
+        return self.grid(num_steps)
 
 
 def refined_grid(measured: dict[str, list[float]]) -> Callable[[int], Array]:
@@ -132,10 +134,12 @@ def sampler(
     num_steps: int = 200,
     record: dict[str, Any] | None = None,
     report: Report = Report(),
-    extra: Params = None,
     remade: Callable[[Problem, Params], Problem] = lambda problem, extra: problem,
 ) -> Sampler:
-    """Compiles nothing yet: a program is built at the first draw of each size and kept."""
+    """Compiles nothing yet: a program is built at the first draw of each size and kept.
+
+    remade: as in `Sampler`, whose `extra` is then to be set (`_replace(extra=...)`).
+    """
 
     def forward(learned: Learned, keys: Key, times: Array) -> Samples:
         own, control = remade(problem, learned.extra), _control(network, learned)
@@ -152,7 +156,7 @@ def sampler(
 
     record = record or {"format": checkpoints.FORMAT, "loss": None, "shape": list(problems.user_shape(problem))}
     programs = jax.jit(forward), jax.jit(back)
-    return Sampler(problem, network, params, grid, num_steps, *programs, record, report, extra, remade)
+    return Sampler(problem, network, params, grid, num_steps, *programs, record, report, None, remade)
 
 
 def _control(network: Network, learned: Learned) -> ControlFn:
@@ -168,7 +172,7 @@ def draw(problem: Problem, control: ControlFn, times: Array, key: Key) -> Sample
 def _batched(f: Callable[..., Samples], inputs: tuple[Array, ...], batch_size: int) -> Samples:
     """f over slices of `batch_size`, the last one padded: one compiled program, dispatched without waiting."""
     n = inputs[0].shape[0]
-    size = min(n, validate.positive_int("batch_size", batch_size))
+    size = min(n, batch_size)
     index = jnp.arange(-(-n // size) * size) % n
     parts = [f(*(leaf[index[i : i + size]] for leaf in inputs)) for i in range(0, len(index), size)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n], *parts)

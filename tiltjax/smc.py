@@ -72,9 +72,11 @@ def run(
     (leapfrog + 1) gradients more for a move. jit and vmap it over keys.
     Raises ValueError for a floor outside [0, 1], or moves where the density of the walkers is not known.
     """
-    if not 0 <= ess_floor <= 1:
-        raise ValueError(f"ess_floor is the ESS below which walkers are resampled, a fraction in [0, 1]; got {ess_floor}.")
-    log_rho = None if moves is None else validate.log_rho(problem, "moves")
+    findings = validate.Findings("smc.run")
+    findings.within(validate.between, "ess_floor", "the ESS below which walkers are resampled, a fraction", ess_floor, 0, 1)
+    findings.within(validate.positive_int, "num_particles", num_particles)
+    log_rho = None if moves is None else findings.within(validate.log_rho, problem, "moves")
+    findings.stop()
     of = problem.dynamics
     key_start, key_steps = jax.random.split(key)
     begin = jax.vmap(lambda k: of.start(control, times[0], of.initial(k)))

@@ -295,7 +295,7 @@ class Trainer(NamedTuple):
 
     `quantities` names what is checked for non-finite values, in the order in which one spoils the next. `learned(state)` is
     what to draw with. For trainers that take turns: `begin(key, carried)` is `init` with other carried arrays, and
-    `renew(state, key, carried)` a new buffer for them, the parameters those of the average.
+    `renew(state, key, carried)` a new buffer for them, the parameters those of the average. A round makes `updates` updates.
     """
 
     init: Callable[[Key], Any]
@@ -304,6 +304,7 @@ class Trainer(NamedTuple):
     learned: Callable[[Any], "Learned"]
     begin: Callable[[Key, Any], Any]
     renew: Callable[[Any, Key, Any], Any]
+    updates: int
 
 
 # ------------------------------------------------------------------------------------------------- states

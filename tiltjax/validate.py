@@ -8,14 +8,14 @@ import functools
 import math
 import operator
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax.types import Dynamics, LogDensity, Network, Problem, Process, Rates, Replay, Target, is_key
+from tiltjax.types import Dynamics, LogDensity, Network, Objective, Problem, Process, Rates, Replay, Target, is_key
 
 
 class Findings:
@@ -147,6 +147,21 @@ def particle(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(float))
 
 
+def location(value: Any, shape: tuple[int, ...], centred: bool = False) -> None:
+    """ValueError unless it is a finite number, or one particle; of a centred target 0."""
+    got = jnp.asarray(value)
+    if got.size not in (1, math.prod(shape)):
+        raise ValueError(
+            f"location says where the target is: a number, or one particle of shape {shape}; got shape {got.shape}."
+        )
+    if not bool(jnp.all(jnp.isfinite(got))):
+        raise ValueError(f"location says where the target is and must be finite; got {value}.")
+    if centred and bool(jnp.any(got != 0)):
+        raise ValueError(
+            f"a centred target is around 0, where its draws have their centre; got location={value}. Leave it out."
+        )
+
+
 def times(grid: Any, num_steps: int) -> None:
     """Raises unless grid(num_steps) gives ascending times (num_steps + 1,) from 0 to 1."""
     if not callable(grid):
@@ -252,6 +267,7 @@ def needs(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def checked(problem: Problem, network: Network, times: Array, **options: Any) -> Any:
             findings = Findings(constructor.__name__)
             lacking(findings, names, constructor.__name__, problem, network)
+            wrong_options(findings, options)
             findings.stop()
             return constructor(problem, network, times, **options)
 
@@ -259,6 +275,24 @@ def needs(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return checked
 
     return declare
+
+
+def wrong_options(findings: Findings, options: Mapping[str, Any]) -> None:
+    """Notes what cannot work of a loss's options, by the names that all losses share."""
+    for name, value in options.items():
+        if name == "replay":
+            replay(value, findings)
+        elif name in OPTIONS:
+            findings.within(OPTIONS[name], name, value)
+
+
+def options_of(loss: Any) -> dict[str, Any]:
+    """What a functools.partial sets of a loss's options."""
+    found: dict[str, Any] = {}
+    while isinstance(loss, functools.partial):
+        found = {**loss.keywords, **found}
+        loss = loss.func
+    return found
 
 
 def needs_of(loss: Any) -> tuple[str, ...]:
@@ -368,12 +402,37 @@ def gradient(problem: Problem, what: str) -> None:
         ) from error
 
 
+def label(objective: Objective) -> Callable[..., Any]:
+    """`Objective.label`. ValueError for a loss that learns from its own paths alone."""
+    if objective.label is None:
+        raise ValueError(
+            "draws from elsewhere need a loss that can label them; got one that learns from its own paths alone. Use "
+            "losses.minimum_variance, another of the score matching family, or adjoint_matching."
+        )
+    return objective.label
+
+
 def potential(network: Network, what: str) -> Callable[..., Array]:
     """`Network.potential`. ValueError for a network that is not known to be a gradient."""
     if network.potential is None:
         raise ValueError(f"{what} needs a network that is a gradient; got one without `potential`. Use networks.potential.")
     return network.potential
 
+
+def _limit(name: str, value: Any) -> None:
+    number = _number(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} is where norms of gradients are cut and must be positive (inf: nowhere); got {value}.")
+
+
+OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "bins": positive_int,
+    "clip": _limit,
+    "ess_floor": lambda name, value: between(name, "the ESS that ends the horizon, a fraction", value, 0, 1, ends="[)"),
+    "num_times": positive_int,
+    "rate": lambda name, value: positive(name, "the speed of what is learned beside the network", value),
+    "terminal": lambda name, value: between(name, "the share of a batch at t = 1, a fraction", value, 0, 1),
+}
 
 NEEDS: dict[str, Callable[[Problem, str], Any]] = {
     "density": lambda problem, what: density(problem.process, what),

@@ -72,16 +72,8 @@ def adjoint_matching(
     def loss(held: Held, key: Key, data: Labelled) -> Array:
         return batching.mean(one, held.params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
 
-    return Objective(
-        nothing,
-        collect,
-        loss,
-        replay,
-        regression=Regression(target, term),
-        learning_rate=ON_POLICY_RATE,
-        base=problem,
-        label=label,
-    )
+    made = Objective(nothing, collect, loss, replay, base=problem, label=label)
+    return made._replace(regression=Regression(target, term), learning_rate=ON_POLICY_RATE)
 
 
 def labelled(problem: Problem, path: Path, clip: float) -> tuple[Labelled, Array]:

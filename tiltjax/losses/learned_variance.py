@@ -49,9 +49,9 @@ def learned_variance(
     in the plane there is not much to gain.
     Source: Bao et al. (2022), arXiv 2201.06503 (optimal variances); Nichol, Dhariwal (2021), arXiv 2102.09672 (learned ones).
     """
-    inner, process = loss(problem, network, times, **options), problem.process
+    inner = loss(problem, network, times, **options)
     where = problems.level_bin(problem, bins)
-    shape = (bins,) if problems.is_centred(problem) else (bins, *process.shape)
+    shape = (bins,) if problems.is_centred(problem) else (bins, *problem.process.shape)
 
     def label(held: Held, key: Key, x1: Array) -> Any:
         assert inner.label is not None
@@ -60,16 +60,6 @@ def learned_variance(
     def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         return inner.collect_on(problem, held._replace(params=_inner(held.params)), key, n)
 
-    def likelihood(params: Learned, key: Key, end: EndPoints) -> Array:
-        key_time, key_noise = jax.random.split(key)
-        t, _ = draw_level(problem, key_time)
-        x = frames.noised(process.frame, t, end.x, jax.random.normal(key_noise, end.x.shape))
-        residual = process.frame.residual(t)
-        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.frame.gain(t) + process.g_base(t, x)
-        off = jnp.square(end.x - process.frame.response(t) * x - residual * g) / residual
-        log_ratio = RATE * params.extra.table[where(t)]
-        return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
-
     def both(held: Held, key: Key, data: EndPoints) -> Array:
         if not isinstance(data, EndPoints):
             raise TypeError(
@@ -77,7 +67,7 @@ def learned_variance(
             )
         key_loss, key_table = jax.random.split(key)
         keys = jax.random.split(key_table, data.x.shape[0])
-        table = batching.mean(likelihood, held.params, (keys, data), network.at_once)
+        table = batching.mean(_likelihood(problem, network, where), held.params, (keys, data), network.at_once)
         return inner.loss(held._replace(params=_inner(held.params)), key_loss, data) + PART * table
 
     def init() -> Extra:
@@ -91,6 +81,23 @@ def learned_variance(
         problem=lambda problem, extra: problems.narrowed(problem, ratio(extra)),
         label=label,
     )
+
+
+def _likelihood(problem: Problem, network: Network, where: Callable[[Array], Array]) -> Callable[..., Array]:
+    """(params, key, end) -> (ratio* / ratio + log ratio) / 2 of X_1 around the control's own prediction, by coordinate."""
+    process = problem.process
+
+    def likelihood(params: Learned, key: Key, end: EndPoints) -> Array:
+        key_time, key_noise = jax.random.split(key)
+        t, _ = draw_level(problem, key_time)
+        x = frames.noised(process.frame, t, end.x, jax.random.normal(key_noise, end.x.shape))
+        residual = process.frame.residual(t)
+        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.frame.gain(t) + process.g_base(t, x)
+        off = jnp.square(end.x - process.frame.response(t) * x - residual * g) / residual
+        log_ratio = RATE * params.extra.table[where(t)]
+        return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
+
+    return likelihood
 
 
 def ratio(extra: Extra) -> Array:

@@ -124,8 +124,6 @@ def _objective(
     ess_floor: float,
 ) -> Objective:
     """Walkers labelled once, the horizon set by their weights."""
-    if not 0 <= ess_floor < 1:
-        raise ValueError(f"ess_floor is the ESS that ends the horizon, a fraction in [0, 1); got {ess_floor}.")
 
     def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         of, rates = problem.dynamics, validate.rates(problem, "this loss")

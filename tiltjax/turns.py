@@ -1,0 +1,76 @@
+"""Trainers of several: two that take turns, many keys at once."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tiltjax.types import Key, Learned, Metrics, Trainer, TrainState
+
+
+class Turns(NamedTuple):
+    """State of two trainers that take turns. round counts those of both."""
+
+    key: Key
+    round: Array
+    first: TrainState
+    second: TrainState
+
+
+def alternate(first: Trainer, second: Trainer, rounds: int) -> Trainer:
+    """Two trainers that take turns of `rounds` rounds each; the control that one has learned is carried, frozen, by the other.
+
+    A turn starts from the averaged parameters of the own last turn with a new buffer; the optimizer's state goes on, and with
+    it its schedule. One `lax.cond` on the round says whose turn it is. What is learned is Learned(first's control, second's).
+    """
+
+    def init(key: Key) -> Turns:
+        key_first, key_second, key = jax.random.split(key, 3)
+        second_state = second.init(key_second)
+        first_state = first.begin(key_first, second_state.params.control)
+        return Turns(key, jnp.zeros((), jnp.int32), first_state, second_state)
+
+    def turn(own: Trainer, state: TrainState, other: TrainState, key: Key, fresh: Array) -> tuple[TrainState, Metrics]:
+        state = jax.lax.cond(fresh, lambda: own.renew(state, key, other.average.control), lambda: state)
+        return own.step(state)
+
+    def step(state: Turns) -> tuple[Turns, Metrics]:
+        stage, place = state.round // rounds, state.round % rounds
+        key, fresh = jax.random.fold_in(state.key, stage), (place == 0) & (stage > 0)
+
+        def of_first() -> tuple[Turns, Metrics]:
+            own, metrics = turn(first, state.first, state.second, key, fresh)
+            return state._replace(first=own), metrics
+
+        def of_second() -> tuple[Turns, Metrics]:
+            own, metrics = turn(second, state.second, state.first, key, fresh)
+            shifted = jnp.where(metrics.first_bad < 0, -1, metrics.first_bad + len(first.quantities))
+            return state._replace(second=own), metrics._replace(first_bad=shifted)
+
+        after, metrics = jax.lax.cond(stage % 2 == 0, of_first, of_second)
+        return after._replace(round=state.round + 1), metrics
+
+    def learned(state: Turns) -> Learned:
+        return Learned(first.learned(state.first).control, second.learned(state.second).control)
+
+    def alone(*arguments: Any) -> Any:
+        raise ValueError("trainers that take turns are not one of two that do: alternate the two themselves.")
+
+    return Trainer(init, step, (*first.quantities, *second.quantities), learned, alone, alone, first.updates)
+
+
+def together(trainer: Trainer) -> Trainer:
+    """The same for S keys (S,) at once: all of state and metrics has a leading axis S, but the round and the buffer's cursor.
+
+    Those are the same for all, and stay plain numbers: a buffer is then written in one piece.
+    """
+    shape = jax.eval_shape(trainer.init, jax.random.key(0))
+    shared = {"round", "cursor"}
+
+    def axis(where: Any, leaf: Any) -> int | None:
+        return None if getattr(where[-1], "name", None) in shared else 0
+
+    axes: Any = jax.tree_util.tree_map_with_path(axis, shape)
+    init = jax.vmap(trainer.init, out_axes=axes)
+    return trainer._replace(init=init, step=jax.vmap(trainer.step, in_axes=(axes,), out_axes=(axes, 0)))
