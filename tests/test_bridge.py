@@ -413,7 +413,7 @@ def test_refining_the_exact_bridge_raises_its_ess():
 def sampling_of_the_exact_bridge(grid):
     network = Network(lambda key: (), lambda params, t, x: truth().control(t, x))
     exactly = lambda problem, extra: problem._replace(motion=bridges.motion(truth().corrector))  # noqa: E731
-    return tj.sampling.sampler(truth().problem, network, (), grid, extra=(), remade=exactly)
+    return tj.sampling.sampler(truth().problem, network, (), grid, remade=exactly)
 
 
 def test_a_bridge_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch):
@@ -485,7 +485,7 @@ def test_what_cannot_be_a_bridge_is_refused():
     with pytest.raises(TypeError, match=r"needs a problem.*got Target"):
         fit(TWO_MODES)
     with pytest.raises(TypeError, match=r"typed PRNG key"):
-        tj.fit_bridge(0, linear)
+        tj.fit_bridge(0, truth().problem)
     with pytest.raises(ValueError, match=r"num_stages must be a positive int; got 0"):
         fit(truth().problem, num_stages=0)
     with pytest.raises(ValueError, match=r"needs a Gaussian process; got one known by"):

@@ -11,8 +11,8 @@ import pytest
 from support import gaussian, small, z_scores
 
 import tiltjax as tj
-from tiltjax import losses, paths, problems, run, targets, train, turns
-from tiltjax.types import Held, Learned, Replay
+from tiltjax import buffers, losses, paths, problems, run, sde, targets, train, turns, weights
+from tiltjax.types import Batch, Held, Learned, Replay
 
 REPLAY = Replay(64, 256, 20, 64)
 TARGET = targets.gmm([[-1.0, 0.0], [1.0, 0.5]], 0.5)
@@ -94,3 +94,45 @@ def test_an_item_of_a_draw_of_the_target_is_one_of_the_loss_s_own(name):
     if name != "adjoint_matching":
         np.testing.assert_array_equal(items.x, x)
         np.testing.assert_allclose(items.slope, jax.vmap(jax.grad(problem().reward))(x), rtol=1e-9)
+
+
+def test_a_batch_has_the_shares_of_its_sources():
+    """Of 20 items a quarter and a fifth are those of the sources, each drawn evenly; the rest one's own, by their weights."""
+    own = buffers.ring(4)
+    buffer = buffers.shared(own, (0.25, 0.2))
+    batch = lambda value, n: Batch({"x": value + jnp.arange(n)}, jnp.zeros(n), jnp.zeros(n, bool))  # noqa: E731
+    state = buffer.init(batch(0, 4), batch(100, 3), batch(200, 2))
+    state = buffer.add(state, batch(0, 4)._replace(log_weight=jnp.log(jnp.asarray([0.1, 0.2, 0.3, 0.4]))))
+    cumulative = jnp.cumsum(jnp.exp(buffer.log_weight(state)))
+
+    @jax.jit
+    def draw(key):
+        return jax.vmap(lambda k: buffer.sample(state, k, 20, cumulative).data["x"])(jax.random.split(key, 4000))
+
+    x = np.asarray(draw(jax.random.key(0)))
+    assert ((x >= 200).sum(1) == 4).all() and (((x >= 100) & (x < 200)).sum(1) == 5).all()
+    for value, expected in ((200, 2.0), (101, 5 / 3), (0, 1.1), (3, 4.4)):
+        assert abs(z_scores((x == value).sum(1), expected)) < 5, value
+    with pytest.raises(ValueError, match="positive and sum to less than 1"):
+        buffers.shared(own, (0.6, 0.4))
+
+
+def test_draws_from_elsewhere_are_learned_from():
+    """Draws of the right mode alone, three quarters of each batch: the control goes there more often than without them."""
+    replay, times = Replay(256, 512, 40, 128, weights.tempered(0.2)), paths.log_snr(problem().frame, 8, 0.25)
+    objective = losses.conditional_score_matching(problem(), small(problem()), times, replay=replay)
+
+    def right(sources):
+        made = train.trainer(objective, small(problem()), optax.adam(1e-2), sources=sources)
+        done = run.run(made, jax.random.key(0), 5, progress=False)
+        control = lambda t, x: small(problem()).apply(done.state.average.control, t, x)  # noqa: E731
+        draw = jax.jit(jax.vmap(lambda k: sde.simulate(problem().process, control, times, k).x[0] > 0))
+        return np.asarray(draw(jax.random.split(jax.random.key(1), 2000))).mean()
+
+    x = TARGET.sample(jax.random.key(2), 2000)
+    with_them, without = right((buffers.Source(x[x[:, 0] > 0], 0.75),)), right(())
+    assert 0.35 < without < 0.65 and with_them > 0.75
+    with pytest.raises(ValueError, match="draws from elsewhere need a loss that can label them"):
+        on_paths = losses.log_variance(problem(), small(problem()), times, replay=Replay(16, 32, 1, 8))
+        made = train.trainer(on_paths, small(problem()), optax.adam(1e-3), sources=(buffers.Source(x, 0.5),))
+        jax.eval_shape(made.init, jax.random.key(0))

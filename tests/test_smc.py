@@ -1,13 +1,15 @@
 """Sequential Monte Carlo on annealed dynamics: unbiased log Z, resampling schemes, moves, what a drift is worth."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import z_scores
-from test_annealed import LOG_Z, TARGET, build, moving_gaussian, wild
+from support import gaussian, slow, z_scores
+from test_annealed import BASE, LOG_Z, TARGET, build, moving_gaussian, wild
 
-from tiltjax import exact, hamiltonian, paths, problems, processes, smc, weights
+from tiltjax import exact, hamiltonian, paths, problems, processes, sde, smc, weights
 
 KEY = jax.random.key(0)
 SCHEMES = {"systematic": weights.resample, "stratified": weights.stratified, "residual": weights.residual}
@@ -142,6 +144,81 @@ def test_particles_of_any_shape_come_back_in_the_users_coordinates():
     problem = problems.tilt(process, lambda x: jnp.sum(x[0]))._replace(decode=lambda x: 10 + x)
     out = smc.run(problems.annealed(problem), idle, paths.uniform(5), KEY, 16, moves=smc.Moves())
     assert out.x.shape == (16, 2, 3) and float(out.x.mean()) > 5
+
+
+# ------------------------------------------------------------------------------------------- memoryless bases
+
+
+def base_of(name):
+    """The tilt into TARGET with log Z = LOG_Z: of a Gaussian, and of a mixture that is known as a model."""
+    nominal = gaussian("linear", (2,), 1.3)
+    truth = exact.mixture_target(nominal, *TARGET) if name == "gaussian" else exact.mixture_tilt(nominal, BASE, TARGET)
+    return problems.make_tilt(truth.problem.process, lambda x: truth.problem.reward(x) + LOG_Z, 0.3)
+
+
+@functools.cache
+def normalization(name, num_steps, n=1_000_000):
+    """Z_N of the base's chain on this grid and its standard error: exactly Z for a Gaussian, the mean of exp r for a model."""
+    if name == "gaussian":
+        return np.exp(LOG_Z), 0.0
+    problem = base_of(name)
+
+    @jax.jit
+    def moments(key):
+        def one(key):
+            return jnp.exp(problem.reward(sde.simulate(problem.process, idle, paths.uniform(num_steps), key).x))
+
+        w = jax.vmap(one)(jax.random.split(key, n // 100))
+        return jnp.stack([jnp.mean(w), jnp.mean(w**2)])
+
+    mean, square = np.asarray(jax.lax.map(moments, jax.random.split(jax.random.key(9), 100))).mean(0)
+    return mean, np.sqrt((square - mean**2) / n)
+
+
+@pytest.mark.parametrize("num_steps", [10, slow(40), slow(160)])
+@pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["gaussian", "model"])
+def test_a_memoryless_base_is_sampled_without_bias_whenever_its_walkers_are_resampled(name, floor, num_steps):
+    """E[exp(log_z)] = Z_N with a standard error of log Z below 0.01, never resampled, by the ESS, and at every step."""
+    problem, times = base_of(name), paths.uniform(num_steps)
+    run = jax.jit(jax.vmap(lambda k: smc.run(problem, idle, times, k, 1000, ess_floor=floor)))
+    out = run(jax.random.split(jax.random.key(num_steps), 120))
+    z = np.exp(np.asarray(out.log_z))
+    expected, uncertain = normalization(name, num_steps)
+    stderr = z.std(ddof=1) / np.sqrt(len(z))
+    assert stderr / expected < 0.01
+    assert abs(z.mean() - expected) < 5 * np.hypot(stderr, uncertain)
+    resampled = np.asarray(out.resampled)
+    assert {0.0: not resampled.any(), 0.5: 0 < resampled.mean() < 1, 1.0: resampled.all()}[floor]
+    # and draws weigh rightly: the first coordinate's mean, within what the grid's own bias and the errors leave
+    w = np.asarray(jax.nn.softmax(out.log_weight, axis=1))
+    mean = (w * np.asarray(out.x[..., 0])).sum(1)
+    if name == "gaussian":
+        assert abs(z_scores(mean, float(TARGET.weights @ TARGET.means[:, 0]))) < 5
+
+
+def test_the_potential_is_the_reward_that_is_expected_and_whole_at_the_end():
+    problem = base_of("model")
+    walker = problem.dynamics.start(idle, jnp.ones(()), jnp.asarray([0.4, -0.2]))
+    assert float(problem.dynamics.potential(jnp.ones(()), walker)) == pytest.approx(float(problem.reward(walker.x)), rel=1e-6)
+    early = problem.dynamics.start(idle, jnp.zeros(()), jnp.asarray([0.4, -0.2]))
+    assert float(problem.dynamics.potential(jnp.zeros(()), early)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_looking_ahead_is_worth_resampling():
+    """Resampled by the ESS, the draws at the end are of a higher ESS than those that were not resampled."""
+    problem, times = base_of("gaussian"), paths.log_snr(base_of("gaussian").frame, 40, 0.3)
+    end = lambda floor: smc.run(problem, idle, times, KEY, 4000, ess_floor=floor).log_weight  # noqa: E731
+    assert float(weights.ess(end(0.7))) > float(weights.ess(end(0.0))) + 0.2
+
+
+@pytest.mark.slow
+def test_the_chain_of_a_model_has_a_normalization_that_is_off_by_one_over_its_steps():
+    means, errors = np.transpose([normalization("model", n) for n in (10, 40, 160)])
+    off = means - np.exp(LOG_Z)
+    assert abs(off[0]) > 10 * errors[0], "the test has no power"
+    for k in (0, 1):
+        assert abs(off[k] - 4 * off[k + 1]) < 0.35 * abs(off[k]) + 5 * np.hypot(errors[k], 4 * errors[k + 1])
 
 
 def test_what_cannot_run_says_so():

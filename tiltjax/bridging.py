@@ -10,7 +10,7 @@ from jax import Array
 
 from tiltjax import identity, networks, plans, preparing, train, turns, validate
 from tiltjax.losses import bridge
-from tiltjax.types import Key, Network, Problem, Replay
+from tiltjax.types import Key, Network, Problem, Replay, Trainer
 
 
 def fit_bridge(
@@ -54,7 +54,7 @@ def fit_bridge(
     named = (None if checkpoint is None else identity.probe(problem), *map(identity.told, (network, corrector)))
     plan = _plan(of, optimizer, num_stages, rounds)._replace(sampling_steps=sampling_steps)
     plan = plan._replace(settings=(plan.record, *named, *settings))
-    made = plans.trained(key, plan, plans.Storage(checkpoint, checkpoint_seconds, progress), _chunk(plan))
+    made = plans.trained(key, plan, plans.Storage(checkpoint, checkpoint_seconds, progress), _chunk(plan.trainer, rounds))
     return made if key.ndim else made[0]
 
 
@@ -95,10 +95,10 @@ def _plan(of: _Bridge, optimizer: optax.GradientTransformation, stages: int, rou
     )
 
 
-def _chunk(plan: plans.Plan) -> int:
-    """Rounds of a chunk that divide all rounds: none is made beyond the last turn."""
-    most = plans.chunk_of(plan.trainer)
-    return max(size for size in range(1, most + 1) if plan.num_rounds % size == 0)
+def _chunk(trainer: Trainer, rounds: int) -> int:
+    """Rounds of a chunk that divide a turn: none is made beyond the last turn, and a turn that learns nothing is seen."""
+    most = plans.chunk_of(trainer)
+    return max(size for size in range(1, most + 1) if rounds % size == 0)
 
 
 def _bridge_gate(key: Any, problem: Any, counts: tuple[int, ...], learning_rate: float, replay: Any) -> None:
