@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 from collections.abc import Iterator
 
 # Tests are many small programs, most of whose time is compilation: a fifth of it, for code that runs somewhat slower.
@@ -26,11 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "float32: run with x64 disabled, as most users do (also as `pytestmark`)")
 
 
+MEMORY = pathlib.Path("/proc/self/statm")  # of Linux: in pages, the second of them resident
+MOST = 2_500_000_000
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_file() -> Iterator[None]:
-    """Compiled programs are kept for as long as their file runs: those of the whole suite are gigabytes."""
+    """Small programs are common to many files, so compiled ones are kept, until a process has come to be gigabytes."""
     yield
-    jax.clear_caches()
+    if not MEMORY.exists() or int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
