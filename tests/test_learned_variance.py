@@ -181,6 +181,7 @@ def test_the_variance_is_saved_with_the_sampler(tmp_path):
     np.testing.assert_array_equal(drawn[0].x, drawn[1].x)
 
 
+    assert np.std(np.asarray(sampler.record["ratio"])) > 1e-3  # there is something to save
 def test_seeds_in_one_program_have_a_variance_each():
     problem, _ = fitted("learned_variance")
     keys = jax.random.split(jax.random.key(3), 2)

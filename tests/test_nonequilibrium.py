@@ -114,6 +114,21 @@ def test_losses_have_no_slope_at_the_exact_drift(name):
     assert np.abs(z_scores(slopes((params[0] + 0.3, *params[1:])), 0.0)).max() > 5
 
 
+def test_action_matching_does_not_see_what_is_added_to_the_potential_at_a_time():
+    """c_t less its mean over the walkers of that time, not over all: a function of time alone drops out, walker or not."""
+    problem, drift, _ = moving_gaussian()
+    network, params = around(drift)
+    lifted = network._replace(
+        apply=lambda p, t, x: network.apply(p[0], t, x),
+        potential=lambda p, t, x: network.potential(p[0], t, x) + p[1] * jnp.sin(3 * t),
+    )
+    objective = losses.action_matching(problem, lifted, paths.uniform(8))
+    learned = lambda size: Learned((params, jnp.asarray(size)), None)  # noqa: E731
+    data = jax.jit(objective.collect, static_argnums=2)(learned(0.0), KEY, 16).data
+    plain, raised = (jax.jit(objective.loss)(learned(size), KEY, data) for size in (0.0, 5.0))
+    assert float(raised) == pytest.approx(float(plain), rel=1e-9)
+
+
 def test_the_random_divergence_keeps_the_square_unbiased():
     """At the same times of the same walkers its mean over probes is the loss with the exact divergence."""
     problem, drift, _ = moving_gaussian()
