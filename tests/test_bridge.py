@@ -345,6 +345,7 @@ def moments(x):
     return np.stack([x.mean(0), x.var(0)])
 
 
+@pytest.mark.slow
 def test_one_stage_repeats_for_its_key_and_ends_beside_the_target():
     problem, process = truth().problem, base()
     control, corrector = small(problem), networks.corrector(problem, 16, 1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, perturbed, z_scores
+from support import gaussian, perturbed, slow, z_scores
 
 import tiltjax as tj
 from tiltjax import annealing, diagnostics, dynamics, exact, paths, problems, processes, sampling
@@ -70,7 +70,7 @@ def annealed():
     return problem, lambda t, x: a * jax.grad(where)(t), paths.uniform
 
 
-@pytest.mark.parametrize("kind", [memoryless, pretrained, annealed])
+@pytest.mark.parametrize("kind", [memoryless, slow(pretrained), annealed])
 def test_a_refined_sampler_has_a_higher_ess_at_equal_steps(kind):
     problem, control, grid = kind()
     network = Network(lambda key: (), lambda params, t, x: control(t, x))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import z_scores
+from support import slow, z_scores
 from test_annealed import LOG_Z, TARGET, build, moving_gaussian, wild
 
 from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, sde, weights
@@ -44,7 +44,7 @@ def test_jarzynski_weighs_as_the_target(base):
     assert np.abs(z_scores(w[:, None] * (np.asarray(x) - mean), 0.0)).max() < 5
 
 
-@pytest.mark.parametrize("base", ["gaussian", "pretrained"])
+@pytest.mark.parametrize("base", ["gaussian", slow("pretrained")])
 def test_crooks_and_jarzynski_agree_path_by_path(base):
     """Correlation above 0.999, and a difference that shrinks as the root of the step."""
     problem = build(base)

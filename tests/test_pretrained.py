@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, draw, gaussian, perturbed, small, z_scores
+from support import FAMILIES, draw, gaussian, perturbed, slow, small, z_scores
 
 from tiltjax import exact, paths, problems, processes, sde, weights
 
@@ -106,7 +106,7 @@ def test_weights_of_any_control_tilt_the_base_of_the_grid(family):
     assert np.std(np.log(steered)) > 0.1  # the control did something
 
 
-@pytest.mark.parametrize("family", ["trigonometric", "geometric"])
+@pytest.mark.parametrize("family", [slow("trigonometric"), "geometric"])
 def test_at_the_exact_control_the_spread_of_the_weights_shrinks_with_the_step(family):
     truth = tilt(family)
 
