@@ -409,7 +409,7 @@ def test_tempered_smc_counts_its_evaluations():
     annealed = tj.problems.annealed(problem, noise=0.1)
     before = len(calls)
     drift = lambda t, x: jnp.zeros_like(x)  # noqa: E731
-    out = smc.run(annealed, drift, tj.paths.uniform(4), jax.random.key(0), 10, moves=setting.moves)
+    out = jax.jit(lambda key: smc.run(annealed, drift, tj.paths.uniform(4), key, 10, moves=setting.moves))(jax.random.key(0))
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert 10 * (len(calls) - before) == setting.evaluations

@@ -101,7 +101,7 @@ def test_the_rivals_raise_the_reward_and_label_with_it():
     loss = functools.partial(losses.adjoint_sampling, clip=jnp.inf)
     objective = coverage.staged(loss, coverage.RECIPES["annealed"].rule)(PROBLEM, network, times, replay=replay)
     params = Learned(network.init(jax.random.key(0)), coverage.Stage(None, jnp.asarray(0.25)))
-    whole = plain.collect(params._replace(extra=None), jax.random.key(1), 100)
+    whole = jax.jit(lambda key: plain.collect(params._replace(extra=None), key, 100))(jax.random.key(1))
     batch = jax.jit(lambda key: objective.collect(params, key, 100))(jax.random.key(1))
     np.testing.assert_allclose(batch.log_weight, whole.log_weight, rtol=1e-9)
     rewards = jax.vmap(PROBLEM.reward)(whole.data.x)
@@ -109,9 +109,10 @@ def test_the_rivals_raise_the_reward_and_label_with_it():
     np.testing.assert_allclose(batch.data.strength, strength, rtol=1e-6)
     np.testing.assert_allclose(batch.data.data.slope, strength * whole.data.slope, rtol=1e-6)
     trainer = coverage.advancing(train.trainer(objective, network, SGD, replay=replay))
-    state, metrics = jax.jit(trainer.step)(trainer.init(jax.random.key(2)))
+    step = jax.jit(trainer.step)
+    state, metrics = step(jax.jit(trainer.init)(jax.random.key(2)))
     assert 0 < float(state.params.extra.strength) < 1 and float(metrics.gradient_norm) > 0
-    again, _ = jax.jit(trainer.step)(state)
+    again, _ = step(state)
     assert float(again.params.extra.strength) > float(state.params.extra.strength)
 
 

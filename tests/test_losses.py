@@ -184,14 +184,15 @@ def test_labels_of_adjoint_matching_are_those_of_the_clipped_gradient():
     """gain times grad r(X_1), cut at clip sqrt(d / q), for a Gaussian base; whether it was cut is said."""
     process, steepness = gaussian("linear", (2,), SCALE), jnp.asarray([300.0, -400.0])
     problem, times = problems.tilt(process, lambda x: steepness @ x, resolution=0.5), paths.power(6)
-    path = sde.simulate_path(process, lambda t, x: 0 * x, times, jax.random.key(0))
+    path = jax.jit(lambda key: sde.simulate_path(process, lambda t, x: 0 * x, times, key))(jax.random.key(0))
     for clip, factor in ((10.0, 10 * np.sqrt(2 / 0.5) / 500), (1000.0, 1.0)):
-        item, clipped = labelled(problem, path, clip)
+        item, clipped = jax.jit(lambda path, clip=clip: labelled(problem, path, clip))(path)
         assert bool(clipped) == (factor < 1)
         gain = jax.vmap(process.gain)(times[:-1])[:, None]
         np.testing.assert_allclose(item.target, gain * factor * steepness[None], rtol=1e-9)
     objective = losses.adjoint_matching(problem, small(problem), times, replay=Replay(8))
-    batch = objective.collect(Learned(small(problem).init(jax.random.key(0)), None), jax.random.key(1), 8)
+    params = Learned(small(problem).init(jax.random.key(0)), None)
+    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(1), 8)
     assert batch.clipped.all()
 
 
@@ -200,11 +201,11 @@ def test_log_weights_of_the_losses_are_those_of_the_paths():
     near, times = mixture("linear"), paths.power(6)
     objective = losses.trajectory_balance(near.truth.problem, near.network, times, log_z=0.4, rate=2.0)
     params = Learned(near.params, jnp.asarray(0.1))
-    batch = objective.collect(params, jax.random.key(0), 50)
-    value = objective.loss(params, jax.random.key(1), batch.data)
+    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 50)
+    value = jax.jit(objective.loss)(params, jax.random.key(1), batch.data)
     assert float(value) == pytest.approx(float(jnp.mean((batch.log_weight - 0.6) ** 2)), rel=1e-9)
     variance = losses.log_variance(near.truth.problem, near.network, times)
-    value = variance.loss(params, jax.random.key(1), batch.data)
+    value = jax.jit(variance.loss)(params, jax.random.key(1), batch.data)
     assert float(value) == pytest.approx(float(jnp.var(batch.log_weight, ddof=1)), rel=1e-9)
 
 
@@ -280,7 +281,6 @@ def kinds(name):
             yield name, base, True
 
 
-def test_every_loss_is_for_both_kinds_of_base():
 # every loss, with few twins: of bases without a density two, of paths on an annealed problem one
 TWINS = {("mixture_score_matching", False), ("target_score_matching", False)}
 TWINS |= {("relative_entropy", True), ("trajectory_balance", True)}
@@ -288,6 +288,7 @@ QUICK = {case for name in losses.__all__ for case in kinds(name) if case[1] == "
 QUICK |= {("adjoint_matching", "pretrained", False), ("minimum_variance", "pretrained", False)}
 
 
+def test_every_loss_is_for_both_kinds_of_base():
     for name in losses.__all__:
         assert {base for _, base, _ in kinds(name)} == set(BUILDS)
 
@@ -304,7 +305,8 @@ def test_contract_and_short_training(easy, name, base, annealed):
     updates = 240
     trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
     done = run.run(trainer, jax.random.key(0), updates // objective.replay.gradient_steps, chunk=4, progress=False)
-    again = trainer.init(jax.random.key(0)), trainer.init(jax.random.key(0))
+    init = jax.jit(trainer.init)
+    again = init(jax.random.key(0)), init(jax.random.key(0))
     for a, b in zip(*map(jax.tree.leaves, again), strict=True):
         if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(a, b)

@@ -135,7 +135,7 @@ def test_the_random_divergence_keeps_the_square_unbiased():
     network, _ = around(drift)
     params = Learned((jnp.asarray([0.2, 0.1]), jnp.asarray(0.3), jnp.asarray([0.4, -0.6])), jnp.zeros(9))
     exactly, randomly = (losses.nets(problem, network, paths.uniform(8), hutchinson=flag, bins=8) for flag in (False, True))
-    data = exactly.collect(params, KEY, 16).data
+    data = jax.jit(exactly.collect, static_argnums=2)(params, KEY, 16).data
 
     def difference(key):
         return randomly.loss(params, key, data) - exactly.loss(params, key, data)
@@ -151,7 +151,7 @@ def test_the_horizon_ends_where_the_weights_are_spent():
     horizons = []
     for control in (lambda p, t, x: 0 * x, lambda p, t, x: drift(t, x)):
         objective = losses.nets(problem, Network(lambda key: (), control), times, ess_floor=0.8)
-        batch = objective.collect(Learned((), objective.init()), KEY, 500)
+        batch = jax.jit(objective.collect, static_argnums=2)(Learned((), objective.init()), KEY, 500)
         horizon = int(batch.data.horizon[0])
         horizons.append(horizon)
         assert (np.asarray(batch.data.horizon) == horizon).all()
@@ -168,7 +168,7 @@ def test_walkers_carry_their_jarzynski_weights():
     problem = build("gaussian")
     network = networks.potential(problem, width=8, depth=1)
     objective = losses.action_matching(problem, network, paths.uniform(12))
-    batch = objective.collect(Learned(network.init(KEY), None), KEY, 50)
+    batch = jax.jit(lambda key: objective.collect(Learned(network.init(key), None), key, 50))(KEY)
     constant = problem.anneal.tilt(jnp.zeros(()), jnp.zeros(2))
     np.testing.assert_allclose(batch.data.work[:, -1] + constant, batch.log_weight, rtol=1e-9)
 

@@ -66,7 +66,7 @@ def test_log_z_is_unbiased_with_any_drift_scheme_and_floor(scheme, floor):
 
 def test_without_resampling_it_is_a_set_of_independent_walkers():
     problem, times = build("gaussian"), paths.uniform(6)
-    out = smc.run(problem, wild, times, KEY, 20_000, ess_floor=0.0)
+    out = jax.jit(lambda key: smc.run(problem, wild, times, key, 20_000, ess_floor=0.0))(KEY)
     w = np.exp(np.asarray(out.log_weight))
     assert abs(z_scores(w, np.exp(LOG_Z))) < 5
 
@@ -118,7 +118,7 @@ def test_a_base_without_density_has_relative_weights():
 
 def test_the_exact_drift_needs_no_resampling_and_has_no_error():
     problem, drift, log_z = moving_gaussian()
-    run = lambda control: smc.run(problem, control, paths.uniform(100), KEY, 500, ess_floor=0.9)  # noqa: E731
+    run = lambda control: jax.jit(lambda key: smc.run(problem, control, paths.uniform(100), key, 500, ess_floor=0.9))(KEY)  # noqa: E731
     good, classical = run(drift), run(idle)
     assert not good.resampled.any() and float(good.ess.min()) > 0.99
     assert abs(float(good.log_z - log_z)) < 0.01
@@ -133,7 +133,7 @@ def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
     assert good.strength == 1.0 and bad.strength == 0.0
     assert good.score.shape == (2, 2) and float(good.score.max()) == float(good.score[[0.3, 1.0].index(good.noise), 1])
     assert float(good.score.max()) > float(bad.score.max())
-    out = smc.run(good.problem, good.control, times, KEY, 2000)
+    out = jax.jit(lambda key: smc.run(good.problem, good.control, times, key, 2000))(KEY)
     assert abs(float(out.log_z - log_z)) < 0.05
     t = jnp.asarray(0.4)
     assert float(good.problem.anneal.noise(t)) == pytest.approx(good.noise * float(problem.anneal.noise(t)))
@@ -142,7 +142,8 @@ def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
 def test_particles_of_any_shape_come_back_in_the_users_coordinates():
     process = processes.gaussian(paths.trigonometric(), (2, 3), 1.0)
     problem = problems.tilt(process, lambda x: jnp.sum(x[0]))._replace(decode=lambda x: 10 + x)
-    out = smc.run(problems.annealed(problem), idle, paths.uniform(5), KEY, 16, moves=smc.Moves())
+    annealed = problems.annealed(problem)
+    out = jax.jit(lambda key: smc.run(annealed, idle, paths.uniform(5), key, 16, moves=smc.Moves()))(KEY)
     assert out.x.shape == (16, 2, 3) and float(out.x.mean()) > 5
 
 
