@@ -34,7 +34,7 @@ format: $(STAMP)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 slow: $(STAMP)  ## the slow tests alone
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 speed: $(STAMP)  ## timings as JSON
 	$(BIN)/python -m benchmarks speed

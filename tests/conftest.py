@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 from collections.abc import Iterator
 
 # Tests are many small programs, most of whose time is compilation: a fifth of it, for code that runs somewhat slower.
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault(
         "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1",
     )
 
 import jax
@@ -25,11 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "float32: run with x64 disabled, as most users do (also as `pytestmark`)")
 
 
+MEMORY = pathlib.Path("/proc/self/statm")  # of Linux: in pages, the second of them resident
+MOST = 2_500_000_000
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_file() -> Iterator[None]:
-    """Compiled programs are kept for as long as their file runs: those of the whole suite are gigabytes."""
+    """Small programs are common to many files, so compiled ones are kept, until a process has come to be gigabytes."""
     yield
-    jax.clear_caches()
+    if not MEMORY.exists() or int(MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > MOST:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

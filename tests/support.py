@@ -100,7 +100,7 @@ def draw(problem, control, times, key, n):
         path = sde.simulate_path(problem.process, control, times, key)
         return Draws(path, weights.girsanov(problem.process, problem.reward, path))
 
-    return jax.vmap(one)(jax.random.split(key, n))
+    return jax.jit(jax.vmap(one))(jax.random.split(key, n))
 
 
 def z_scores(values, expected):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import slow
 
 import tiltjax as tj
 from benchmarks import baselines
@@ -66,7 +67,7 @@ def z_score(values, exact) -> float:
 # ------------------------------------------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize("target", [gaussian(), two_modes()])
+@pytest.mark.parametrize("target", [slow(gaussian()), two_modes()])
 def test_islands_of_smc_have_no_bias(target):
     """E[mean w f(x)] = Z E[f] for f = 1 and for a half space, at 40 particles."""
     begun = as_it_stands(None, target)
@@ -80,7 +81,7 @@ def test_islands_of_smc_have_no_bias(target):
     assert abs(z_score(right, SHARE if target.shape == (2,) else 0.5 * math.erfc(-0.5 / math.sqrt(2)))) < 5
 
 
-@pytest.mark.parametrize("target", [gaussian(), two_modes()])
+@pytest.mark.parametrize("target", [slow(gaussian()), two_modes()])
 def test_replica_exchange_finds_log_z_and_the_weights_of_modes(target, no_pilot):
     outcome = tempering(jax.random.key(0), target, evaluations=200_000, num_draws=4000, leapfrog=3)
     assert abs(float(outcome.log_z.value) - LOG_Z) < 5 * float(outcome.log_z.stderr) < 0.5
@@ -166,7 +167,7 @@ def counting():
     return tj.Target(log_density, (2,)), counts
 
 
-@pytest.mark.parametrize("method", [baselines.smc, tempering, baselines.nuts], ids=lambda method: method.__name__)
+@pytest.mark.parametrize("method", [baselines.smc, slow(tempering), slow(baselines.nuts)], ids=lambda method: method.__name__)
 def test_a_run_from_where_another_began_has_no_pilot_and_the_same_draws(method, no_pilot, monkeypatch):
     given = {"evaluations": 60_000, "num_draws": 100}
     module = importlib.import_module(f"benchmarks.baselines.{method.__name__}")

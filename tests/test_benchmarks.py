@@ -151,6 +151,7 @@ def test_a_full_covariance_is_the_gradient_of_the_marginal():
     np.testing.assert_allclose(exact.control(t, x), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_of_ceilings_orders_the_grids():
     table = ceiling.ceiling(1500, QUIET, steps=(50,), pilot_paths=50)
     uniform, power, log_snr, dissipation, narrow = (row[50] for row in table.values())
@@ -159,6 +160,7 @@ def test_the_table_of_ceilings_orders_the_grids():
     assert narrow > 0.95 * log_snr  # in the plane there is little to gain
 
 
+@pytest.mark.slow
 def test_steps_of_the_tilts_variance_lift_the_ceiling_where_dimensions_are_many():
     """40 modes in d = 50, 100 steps: the base's own steps leave one draw with all the weight."""
     exact, target = ceiling.mixture("gmm40_be50"), cases.CASES["gmm40_be50"].target()
@@ -273,6 +275,7 @@ def test_tables_have_each_figure_in_its_place():
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_the_demonstration_writes_its_files(tmp_path, capsys):
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as it is run
         line = demo("smoke", tmp_path, Console(width=100), **TINY)
@@ -406,7 +409,7 @@ def test_tempered_smc_counts_its_evaluations():
     annealed = tj.problems.annealed(problem, noise=0.1)
     before = len(calls)
     drift = lambda t, x: jnp.zeros_like(x)  # noqa: E731
-    out = smc.run(annealed, drift, tj.paths.uniform(4), jax.random.key(0), 10, moves=setting.moves)
+    out = jax.jit(lambda key: smc.run(annealed, drift, tj.paths.uniform(4), key, 10, moves=setting.moves))(jax.random.key(0))
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert 10 * (len(calls) - before) == setting.evaluations

@@ -54,12 +54,14 @@ def test_seconds_between_checkpoints(tmp_path, capsys):
 
 
 def test_a_saved_sampler_is_no_checkpoint(tmp_path):
-    fit(0.5, tmp_path / "run").save(tmp_path / "saved")
+    network = SMALL(problem(0.5))
+    tj.sampling.sampler(problem(0.5), network, network.init(jax.random.key(0)), tj.paths.uniform).save(tmp_path / "saved")
     with pytest.raises(ValueError, match="holds a saved sampler"):
         fit(0.5, tmp_path / "saved")
 
 
-def test_a_density_that_does_not_normalize_is_refused():
+def test_a_density_that_does_not_normalize_is_refused(monkeypatch):
+    monkeypatch.setattr(tj.pilot, "pilot", functools.partial(tj.pilot.pilot, num_particles=64))
     with pytest.raises(FloatingPointError, match="finite width"):
         tj.fit(jax.random.key(0), tj.Target(lambda x: 0.0 * jnp.sum(x), shape=(2,)), progress=False)
 

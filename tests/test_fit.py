@@ -176,6 +176,7 @@ def test_arrays_are_saved_and_loaded_by_name(params, tmp_path):
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_float32_and_its_traces():
     """As most users run it; the density is traced no more often than in x64."""
     density = Counted()

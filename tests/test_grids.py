@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, perturbed, z_scores
+from support import gaussian, perturbed, slow, z_scores
 
 import tiltjax as tj
 from tiltjax import annealing, diagnostics, dynamics, exact, paths, problems, processes, sampling
@@ -70,7 +70,7 @@ def annealed():
     return problem, lambda t, x: a * jax.grad(where)(t), paths.uniform
 
 
-@pytest.mark.parametrize("kind", [memoryless, pretrained, annealed])
+@pytest.mark.parametrize("kind", [memoryless, slow(pretrained), annealed])
 def test_a_refined_sampler_has_a_higher_ess_at_equal_steps(kind):
     problem, control, grid = kind()
     network = Network(lambda key: (), lambda params, t, x: control(t, x))
@@ -87,10 +87,15 @@ def test_a_refined_sampler_has_a_higher_ess_at_equal_steps(kind):
 def test_a_refined_grid_is_saved_and_loaded(tmp_path):
     problem, _, _ = memoryless()
     network = tj.networks.mlp(problem, 8, 1)
-    sampler = sampling.sampler(
-        problem, network, perturbed(network.init(KEY), KEY, 0.05), lambda n: paths.log_snr(problem.frame, n, 0.01)
-    )
+    asked = []
+
+    def grid(n):
+        asked.append(n)
+        return paths.log_snr(problem.process, n, 0.01)
+
+    sampler = sampling.sampler(problem, network, perturbed(network.init(KEY), KEY, 0.05), grid)
     refined = sampler.refine(KEY, num_particles=64, num_steps=50)
+    assert asked == [50]  # measured on its own grid, of as many steps as said
     refined.save(tmp_path / "s")
     again = tj.load(tmp_path / "s", problem, network=network)
     np.testing.assert_array_equal(again.grid(20), refined.grid(20))

@@ -70,9 +70,9 @@ def test_weights_are_unbiased_in_every_form(family, num_steps):
     assert abs(z_scores(w, 1.0)) < 5 and w.sum() ** 2 / (len(w) * (w**2).sum()) > 0.02
     some = jax.tree.map(lambda leaf: leaf[:200], found.path)
     for form in (weights.crooks_relative, weights.crooks_full):
-        other = jax.vmap(lambda path, form=form: form(process, problem.reward, path))(some)
+        other = jax.jit(jax.vmap(lambda path, form=form: form(process, problem.reward, path)))(some)
         np.testing.assert_allclose(other, found.log_weight[:200], atol=1e-8)
-    ends = jax.vmap(lambda k: dynamics.simulate(problem, control, times, k))(jax.random.split(key, 8000)[:200])
+    ends = jax.jit(jax.vmap(lambda k: dynamics.simulate(problem, control, times, k)))(jax.random.split(key, 8000)[:200])
     np.testing.assert_allclose(ends.log_weight, found.log_weight[:200], atol=1e-8)
     np.testing.assert_allclose(ends.x, some.x[:, -1], atol=1e-10)
 
@@ -81,11 +81,16 @@ def test_weights_are_unbiased_in_every_form(family, num_steps):
 def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
     """The log weight of a stored path under another control is that of the same states drawn by the other."""
     problem, control = random_control(family)
-    times = paths.log_snr(problem.frame, 6, 0.1)
-    path = sde.simulate_path(problem.process, lambda t, x: 0.3 - 0.2 * x, times, jax.random.key(3))
-    under = dynamics.log_weight(problem, control, path)
-    u = jax.vmap(control)(times[:-1], path.x[:-1])
-    np.testing.assert_allclose(weights.crooks_full(problem.process, problem.reward, path._replace(control=u)), under, atol=1e-8)
+    times = paths.log_snr(problem.process, 6, 0.1)
+
+    @jax.jit
+    def both(key):
+        path = sde.simulate_path(problem.process, lambda t, x: 0.3 - 0.2 * x, times, key)
+        u = jax.vmap(control)(times[:-1], path.x[:-1])
+        given = weights.crooks_full(problem.process, problem.reward, path._replace(control=u))
+        return given, dynamics.log_weight(problem, control, path)
+
+    np.testing.assert_allclose(*both(jax.random.key(3)), atol=1e-8)
 
 
 @pytest.mark.parametrize("family", ["vp", "geometric"])
@@ -100,7 +105,7 @@ def test_paths_back_from_the_target_weigh_as_those_forward(family):
         again = sde.simulate_path(problem.process, control, times, key, x0=path.x[0], xi=path.noise)
         return dynamics.own_log_weight(problem, control, path), jnp.max(jnp.abs(again.x - path.x))
 
-    log_weight, off = jax.vmap(one)(jax.random.split(jax.random.key(6), 8000), x1)
+    log_weight, off = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(6), 8000), x1)
     assert float(jnp.max(off)) < 1e-8
     assert abs(z_scores(np.exp(-np.asarray(log_weight)), 1.0)) < 5
 
@@ -120,7 +125,6 @@ def test_the_likelihood_is_least_at_the_variance_of_the_target():
     start = objective.init()
     right = start._replace(table=middle / RATE)
 
-    @jax.jit
     def slope(table, key):
         key_x, key_loss = jax.random.split(key)
         x = MEAN[None] + jnp.sqrt(VARIANCE)[None] * jax.random.normal(key_x, (128, 2))
@@ -129,9 +133,10 @@ def test_the_likelihood_is_least_at_the_variance_of_the_target():
         return jnp.sum(jax.grad(of)(table), 0)
 
     keys = jax.random.split(jax.random.key(0), 200)
-    at = np.asarray(jax.lax.map(lambda key: slope(right.table, key), keys))
+    slopes = jax.jit(lambda table: jax.lax.map(lambda key: slope(table, key), keys))
+    at = np.asarray(slopes(right.table))
     assert np.abs(z_scores(at, 0.0)).max() < 5
-    off = np.asarray(jax.lax.map(lambda key: slope(right.table + 0.02, key), keys))
+    off = np.asarray(slopes(right.table + 0.02))
     assert np.abs(z_scores(off, 0.0)).min() > 10
 
 
@@ -140,24 +145,26 @@ FEW = Replay(512, 2048, 50, 256, weights.tempered(0.3))
 
 
 @functools.cache
-def fitted(name):
+def fitted(name, num_updates=50):
     """Five dimensions, a tenth of the base wide: where the base's own variance weighs most."""
     target = targets.gaussian(jnp.linspace(-1.0, 1.0, 5), 0.1)
     process = gaussian("linear", (5,), 1.0)
     problem = problems.sampling(target, process, resolution=0.01)
-    return problem, tj.fit(jax.random.key(0), problem, loss=getattr(losses, name), num_updates=300, replay=FEW, **SMALL)
+    loss = getattr(losses, name)
+    return problem, tj.fit(jax.random.key(0), problem, loss=loss, num_updates=num_updates, replay=FEW, **SMALL)
 
 
+@pytest.mark.slow
 def test_a_fit_learns_the_variance():
     """From 1 to near the known one, 0.03 and less, and with it comes a higher ESS at few steps."""
-    problem, sampler = fitted("learned_variance")
-    ratio = np.asarray(ratio_of(sampler.extra))
+    problem, sampler = fitted("learned_variance", 300)
+    ratio = np.asarray(sampler.record["ratio"])
     where = problems.level_bin(problem, len(ratio))
     for t in (0.6, 0.8, 0.9):
         expected = 1 / (problem.frame.residual(t) * (1 / 0.01 - 1) + 1)
         above = ratio[where(jnp.asarray(t))] / expected  # the error of the control's own prediction is in it
         assert np.all((above > 0.7) & (above < 2.5)), t
-    _, plain = fitted("minimum_variance")
+    _, plain = fitted("minimum_variance", 300)
     key, ess = jax.random.key(1), {}
     for name, one in (("learned", sampler), ("plain", plain)):
         draws = one.sample(key, 4000, num_steps=15)
@@ -175,6 +182,7 @@ def test_a_loss_on_paths_is_refused():
 
 def test_the_variance_is_saved_with_the_sampler(tmp_path):
     problem, sampler = fitted("learned_variance")
+    assert np.std(np.asarray(sampler.record["ratio"])) > 1e-3  # there is something to save
     sampler.save(tmp_path / "there")
     back = tj.load(tmp_path / "there", problem, network=SMALL["network"])
     drawn = [s.sample(jax.random.key(2), 50, num_steps=9) for s in (sampler, back)]
@@ -182,6 +190,7 @@ def test_the_variance_is_saved_with_the_sampler(tmp_path):
     np.testing.assert_array_equal(drawn[0].x, drawn[1].x)
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_have_a_variance_each():
     problem, _ = fitted("learned_variance")
     keys = jax.random.split(jax.random.key(3), 2)

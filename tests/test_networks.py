@@ -74,9 +74,9 @@ def test_score_informed_adds_the_clipped_gradient_at_the_predicted_end():
 @pytest.mark.parametrize("name", ["mlp", "score_informed"])
 def test_float32_to_both_ends(name):
     network = MAKERS[name](problem())
-    params = perturbed(network.init(jax.random.key(1)), jax.random.key(2), 0.3)
+    params, apply = perturbed(jax.jit(network.init)(jax.random.key(1)), jax.random.key(2), 0.3), jax.jit(network.apply)
     for t in (0.0, 1e-7, 0.5, 1 - 1e-7, 1.0):
-        u = network.apply(params, jnp.asarray(t), X.astype(jnp.float32))
+        u = apply(params, jnp.asarray(t), X.astype(jnp.float32))
         assert u.dtype == jnp.float32 and jnp.all(jnp.isfinite(u))
 
 
@@ -100,14 +100,14 @@ def symmetric():
 def test_half_precision_is_near_and_stays_inside(name):
     """Products round at 2^-8, times what random layers amplify; parameters, control, gradients in the working precision."""
     full, half = HALF[name](symmetric()), HALF[name](symmetric(), dtype=jnp.bfloat16)
-    params = perturbed(full.init(jax.random.key(1)), jax.random.key(2), 0.3)
+    params = perturbed(jax.jit(full.init)(jax.random.key(1)), jax.random.key(2), 0.3)
     own = jax.eval_shape(half.init, jax.random.key(1))
     assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, params)
-    a, b = full.apply(params, T, X), half.apply(params, T, X)
+    a, b = (jax.jit(network.apply)(params, T, X) for network in (full, half))
     assert b.dtype == jnp.float64
     error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a))
     assert 1e-6 < error < 0.1
-    slopes = jax.grad(lambda p: jnp.sum(jnp.square(half.apply(p, T, X))))(params)
+    slopes = jax.jit(jax.grad(lambda p: jnp.sum(jnp.square(half.apply(p, T, X)))))(params)
     leaves = jax.tree.leaves((own, slopes))
     assert all(leaf.dtype == jnp.float64 for leaf in leaves)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(slopes))

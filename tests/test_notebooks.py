@@ -12,7 +12,6 @@ from support import slow
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = [file.stem for file in sorted(FOLDER.glob("*.py")) if file.name != "render.py"]
-SLOW = {"nets_cmcd_smc", "jarzynski_crooks"}  # three trainings; a dozen programs
 LARGEST = 400_000  # bytes: kept in git
 
 pytestmark = pytest.mark.float32  # as a user runs them
@@ -30,7 +29,7 @@ def cells(script):
     return found
 
 
-@pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in NOTEBOOKS])
+@pytest.mark.parametrize("name", [slow(name) for name in NOTEBOOKS])  # a dozen programs each
 def test_notebook_runs(name, monkeypatch, tmp_path):
     if name == "numpyro_posterior":
         pytest.importorskip("arviz_base", reason="the extra `arviz`")

@@ -52,17 +52,17 @@ def test_log_density_against_a_loop(name, slow):
         # particles apart by more than the core: a jittered line
         x = np.random.default_rng(n).normal(size=(n, dim)) * 0.05
         x[:, 0] += 0.9 * np.arange(n)
-        assert target.log_density(jnp.asarray(x)) == pytest.approx(slow(x), rel=1e-12)
+        assert jax.jit(target.log_density)(jnp.asarray(x)) == pytest.approx(slow(x), rel=1e-12)
         assert target.shape == (n, dim) and target.centred
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_log_density_has_the_symmetries(name):
     target = TARGETS[name]()
-    x = configuration(target)
-    expected = target.log_density(x)
+    x, log_density = configuration(target), jax.jit(target.log_density)
+    expected = log_density(x)
     for y in moved(x):
-        np.testing.assert_allclose(target.log_density(y), expected, rtol=1e-10)
+        np.testing.assert_allclose(log_density(y), expected, rtol=1e-10)
     with pytest.raises(ValueError, match=r"jax\.vmap"):
         target.log_density(jnp.zeros((3, *target.shape)))
 
@@ -71,9 +71,9 @@ def test_log_density_has_the_symmetries(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_overlapping_particles_have_finite_gradients_in_float32(name):
     target = TARGETS[name]()
-    apart = configuration(target).at[1:].multiply(100.0)
+    apart, both = configuration(target).at[1:].multiply(100.0), jax.jit(jax.value_and_grad(target.log_density))
     for x in (jnp.zeros(target.shape), 1e-20 * apart, apart.at[0].set(apart[1]), 1e-3 * apart, apart):
-        value, slope = jax.value_and_grad(target.log_density)(x.astype(jnp.float32))
+        value, slope = both(x.astype(jnp.float32))
         assert value.dtype == slope.dtype == jnp.float32
         assert jnp.isfinite(value) and jnp.all(jnp.isfinite(slope))
 
@@ -83,14 +83,15 @@ def test_the_soft_core_is_a_tangent_and_touches_no_mass():
 
     def pair(core):
         target = targets.lennard_jones(2, 1, core=core)
-        return lambda r: -target.log_density(jnp.asarray([[0.0], [r]])) - 0.25 * r**2
+        return jax.jit(lambda r: -target.log_density(jnp.stack([jnp.zeros(1), r[None]])) - 0.25 * r**2)
 
-    soft, singular = pair(0.7), pair(0.0)
+    soft, singular = (lambda r, u=pair(core): u(jnp.asarray(r)) for core in (0.7, 0.0))
+    slope = jax.jit(jax.grad(pair(0.7)))
     for r in (0.70001, 0.9, 1.0, 3.0):
         assert soft(r) == pytest.approx(float(singular(r)), rel=1e-12)
     assert soft(1.0) == pytest.approx(-2.0)
-    assert jax.grad(soft)(0.7 - 1e-9) == pytest.approx(float(jax.grad(soft)(0.7 + 1e-9)), rel=1e-6)
-    assert jax.grad(soft)(0.1) == pytest.approx(float(jax.grad(soft)(0.6)), rel=1e-12)
+    assert slope(0.7 - 1e-9) == pytest.approx(float(slope(0.7 + 1e-9)), rel=1e-6)
+    assert slope(0.1) == pytest.approx(float(slope(0.6)), rel=1e-12)
     grid = np.linspace(0, 0.7, 1001)
     within = integrate.trapezoid(np.exp(-np.asarray(jax.vmap(soft)(grid))), grid)
     assert within < 1e-48
@@ -100,8 +101,8 @@ def test_clipping_changes_gradients_and_no_values():
     for make in (targets.double_well, targets.lennard_jones):
         free, bound = make(), make(clip=5.0)
         x = configuration(free)
-        assert free.log_density(x) == bound.log_density(x)
-        slope, cut = jax.grad(free.log_density)(x), jax.grad(bound.log_density)(x)
+        (value, slope), (same, cut) = (jax.jit(jax.value_and_grad(target.log_density))(x) for target in (free, bound))
+        assert value == same
         size = jnp.linalg.norm(slope, axis=1, keepdims=True)
         assert jnp.any(size > 5)
         np.testing.assert_allclose(cut, slope * jnp.minimum(1.0, 5.0 / size), rtol=1e-9)
@@ -224,7 +225,7 @@ def test_egnn_is_zero_at_first_and_equivariant(name, informed):
     """To 1e-5 in float32 with random parameters: u(g x) = g u(x); translations drop out by construction of y."""
     problem = particle_problem(TARGETS[name]())
     network = networks.egnn(problem, width=16, depth=2, informed=informed)
-    params = network.init(KEY)
+    params = jax.jit(network.init)(KEY)
     x = configuration(problem.target, size=1.0)
     control = jax.jit(lambda params, t, x: particles.embed(network.apply(params, t, particles.project(x))))
     t = jnp.asarray(0.6)
@@ -235,8 +236,9 @@ def test_egnn_is_zero_at_first_and_equivariant(name, informed):
     for a, b in zip(moved(x), moved(u), strict=True):
         expected = b - b.mean(0, keepdims=True)
         np.testing.assert_allclose(control(params, t, a), expected, atol=1e-5 * float(jnp.max(jnp.abs(u))))
+    slope_at = jax.jit(jax.grad(lambda params, t: jnp.sum(control(params, t, 0 * x))))
     for t in (0.0, 1e-7, 1 - 1e-7, 1.0):
-        slope = jax.grad(lambda params, t=t: jnp.sum(control(params, jnp.asarray(t), 0 * x)))(params)
+        slope = slope_at(params, jnp.asarray(t))
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(slope))
 
 
@@ -244,8 +246,13 @@ def test_egnn_on_the_messages_of_a_loop():
     """One layer, particle by particle and pair by pair."""
     problem = particle_problem(targets.double_well(3, 2))
     network = networks.egnn(problem, width=5, depth=1)
-    params = perturbed(network.init(KEY), jax.random.key(1), 0.3)
+    params = perturbed(jax.jit(network.init)(KEY), jax.random.key(1), 0.3)
     t, y = jnp.asarray(0.4), jax.random.normal(KEY, (2, 2))
+    expected = jax.jit(lambda params, t, y: loop(problem, params, t, y))(params, t, y)
+    np.testing.assert_allclose(jax.jit(network.apply)(params, t, y), expected, rtol=1e-5)
+
+
+def loop(problem, params, t, y):
     process = problem.process
     z = particles.embed(process.frame.response(t) * y / process.frame.scale)
     level = process.frame.residual(t) + problem.resolution
@@ -265,8 +272,7 @@ def test_egnn_on_the_messages_of_a_loop():
             total, pull = total + m, pull + dense(layer["pull"], m) * (z[i] - z[j]) / 3
         own = h + dense(layer["node"], silu(dense(layer["gather"], total / math.sqrt(3))))
         v.append(pull + dense(params["own"], own) * z[i])
-    expected = process.frame.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
-    np.testing.assert_allclose(network.apply(params, t, y), expected, rtol=1e-5)
+    return process.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
 
 
 def test_egnn_refuses_particles_that_are_told_apart():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from support import slow
 
 import tiltjax
 
@@ -75,7 +76,7 @@ def test_readme_runs(readme):
     assert readme["sites"]["theta"].shape == (10_000, 8)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [slow(page) for page in PAGES])
 def test_pages_run(page, readme, tmp_path):
     with as_a_user(tmp_path):
         run(page, dict(readme))

@@ -48,6 +48,7 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(tmp_path, unbroken):
     """Twice at a random moment, once in the middle of a save."""
     directory = tmp_path / "run"

@@ -247,6 +247,7 @@ def test_fit_gets_the_loss_of_the_method_with_what_the_case_and_the_chip_change(
     assert {name for name in changed if name not in got} == set()
 
 
+@pytest.mark.slow
 def test_a_loss_of_annealed_problems_runs_as_a_row(monkeypatch):
     """NETS on a Gaussian: every figure of a learned line is there, and the pilot's gradients are counted."""
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({"num_updates": 10}, num_draws=200, floor_pairs=2))
@@ -317,6 +318,7 @@ def test_a_failure_is_a_line_and_the_sweep_goes_on(tmp_path, monkeypatch):
         assert "2 of 2 failed" in text and "log_variance, smoke, seed 1: FloatingPointError: nothing finite" in text
 
 
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_to_the_same_line(tmp_path, monkeypatch):
     """Cut off in its third chunk, it trains the rest alone; once the line is there the checkpoint goes, and not before."""
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, slow, z_scores
+from support import slow, z_scores
 from test_annealed import BASE, LOG_Z, TARGET, build, moving_gaussian, wild
 
 from tiltjax import exact, hamiltonian, paths, problems, processes, sde, smc, weights
@@ -37,8 +37,14 @@ def test_resampling_draws_each_particle_in_proportion(scheme):
         assert (copies >= np.floor(expected + 1e-9)).all()
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.6, 1.0])
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "floor"),
+    [
+        (scheme, floor) if floor == 0.6 or scheme == "systematic" else slow(scheme, floor)  # at 0 schemes do nothing
+        for scheme in SCHEMES
+        for floor in (0.0, 0.6, 1.0)
+    ],
+)
 def test_log_z_is_unbiased_with_any_drift_scheme_and_floor(scheme, floor):
     """E[exp(log_z)] = Z over 400 runs of 32 walkers and 6 steps of an untrained drift."""
     problem = build("gaussian")
@@ -50,7 +56,9 @@ def test_log_z_is_unbiased_with_any_drift_scheme_and_floor(scheme, floor):
         )
 
     out = many(jax.random.split(KEY, 400))
-    assert abs(z_scores(np.exp(np.asarray(out.log_z)), np.exp(LOG_Z))) < 5
+    z = np.exp(np.asarray(out.log_z))
+    assert abs(z_scores(z, np.exp(LOG_Z))) < 5
+    assert z.std() < 2 * np.exp(LOG_Z)  # a wider spread would excuse any mean
     resampled = np.asarray(out.resampled)
     assert (resampled == (np.asarray(out.ess) < floor)).all()
     assert {0.0: not resampled.any(), 0.6: 0.1 < resampled.mean() < 1, 1.0: resampled.all()}[floor]
@@ -60,7 +68,7 @@ def test_log_z_is_unbiased_with_any_drift_scheme_and_floor(scheme, floor):
 
 def test_without_resampling_it_is_a_set_of_independent_walkers():
     problem, times = build("gaussian"), paths.uniform(6)
-    out = smc.run(problem, wild, times, KEY, 20_000, ess_floor=0.0)
+    out = jax.jit(lambda key: smc.run(problem, wild, times, key, 20_000, ess_floor=0.0))(KEY)
     w = np.exp(np.asarray(out.log_weight))
     assert abs(z_scores(w, np.exp(LOG_Z))) < 5
 
@@ -112,7 +120,7 @@ def test_a_base_without_density_has_relative_weights():
 
 def test_the_exact_drift_needs_no_resampling_and_has_no_error():
     problem, drift, log_z = moving_gaussian()
-    run = lambda control: smc.run(problem, control, paths.uniform(100), KEY, 500, ess_floor=0.9)  # noqa: E731
+    run = lambda control: jax.jit(lambda key: smc.run(problem, control, paths.uniform(100), key, 500, ess_floor=0.9))(KEY)  # noqa: E731
     good, classical = run(drift), run(idle)
     assert not good.resampled.any() and float(good.ess.min()) > 0.99
     assert abs(float(good.log_z - log_z)) < 0.01
@@ -127,7 +135,7 @@ def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
     assert good.strength == 1.0 and bad.strength == 0.0
     assert good.score.shape == (2, 2) and float(good.score.max()) == float(good.score[[0.3, 1.0].index(good.noise), 1])
     assert float(good.score.max()) > float(bad.score.max())
-    out = smc.run(good.problem, good.control, times, KEY, 2000)
+    out = jax.jit(lambda key: smc.run(good.problem, good.control, times, key, 2000))(KEY)
     assert abs(float(out.log_z - log_z)) < 0.05
     # the dynamics that were found are those of the noise that was found
     t, t1, x, key = jnp.asarray(0.4), jnp.asarray(0.5), jnp.asarray([0.3, -0.2]), jax.random.normal(KEY, (2,))
@@ -142,7 +150,8 @@ def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
 def test_particles_of_any_shape_come_back_in_the_users_coordinates():
     process = processes.gaussian(paths.trigonometric(), (2, 3), 1.0)
     problem = problems.tilt(process, lambda x: jnp.sum(x[0]))._replace(decode=lambda x: 10 + x)
-    out = smc.run(problems.annealed(problem), idle, paths.uniform(5), KEY, 16, moves=smc.Moves())
+    annealed = problems.annealed(problem)
+    out = jax.jit(lambda key: smc.run(annealed, idle, paths.uniform(5), key, 16, moves=smc.Moves()))(KEY)
     assert out.x.shape == (16, 2, 3) and float(out.x.mean()) > 5
 
 

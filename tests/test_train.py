@@ -132,6 +132,18 @@ def counting(params, key, n):
     return Batch({"x": jax.random.normal(key, (n, 3))}, jnp.zeros(n), jnp.zeros(n, bool))
 
 
+def test_the_buffer_is_filled_with_draws_of_their_own():
+    """No key twice: neither within the filling, nor between it and the first rounds."""
+    trainer = train.trainer(objective(counting), NETWORK, SGD, replay=Replay(4, 16, batch_size=8))
+    step = jax.jit(trainer.step)
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    rows = [state.buffer.items.data["x"]]
+    for cursor in (0, 4):
+        state, _ = step(state)
+        rows.append(state.buffer.items.data["x"][cursor : cursor + 4])
+    assert len(np.unique(np.concatenate(rows), axis=0)) == 16 + 2 * 4
+
+
 def test_chunks_do_not_change_the_run():
     trainer = train.trainer(objective(counting), NETWORK, SGD)
     once, twice = (run.run(trainer, jax.random.key(5), 6, chunk=c, progress=False) for c in (1, 3))

@@ -1,6 +1,7 @@
 """Path weights: unbiased for any control at any number of steps, in every form; and what is done with weights."""
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
-from support import gaussian, perturbed, small, z_scores
+from support import gaussian, perturbed, slow, small, z_scores
 
 from tiltjax import diagnostics, losses, paths, problems, processes, run, sde, targets, train, weights
 from tiltjax.types import Replay, Target
@@ -107,9 +108,15 @@ def z_score(log_weight, log_z):
     return z_scores(np.exp(np.asarray(log_weight, np.float64) - log_z), 1.0)
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", TARGETS)
+def quick(name, family, steps):
+    """All at five steps; of the longer ones a family, and a target."""
+    return steps == 5 or (family == "geometric" and (steps == 20 or name == "gmm"))
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "steps"),
+    [case if quick(*case) else slow(*case) for case in itertools.product(TARGETS, FAMILIES, STEPS)],
+)
 def test_unbiased_with_any_network(name, family, steps):
     which, draw = case(name), sampler(name, family, "end")
     ess = {}
@@ -147,8 +154,15 @@ def forms(name, family):
     return draw
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["banana", "correlated"])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        *(("banana", family) for family in FAMILIES),
+        slow("correlated", "linear"),
+        slow("correlated", "vp"),
+        ("correlated", "geometric"),
+    ],
+)
 def test_crooks_weights(name, family):
     """Relative = girsanov path by path; full is unbiased too, with exact and with Euler-Maruyama steps."""
     which = case(name)
@@ -273,7 +287,7 @@ def test_systematic_resampling_is_within_one_of_the_expected_counts():
     assert (np.abs(counts.mean(0) - expected) < 5 * 0.5 / math.sqrt(200)).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [slow("linear"), "vp", "geometric"])
 def test_weights_along_a_path_end_in_those_of_the_path(family):
     """Plus the reward, forward and backward; and the first k steps of a path have the weight of a path of k steps, mean 1."""
     problem = case("gmm").problems[family]
