@@ -68,7 +68,7 @@ def test_walkers_stored_paths_and_diffrax_are_one_simulation(base):
 
     @jax.jit
     def run(key):
-        path = sde.simulate_path(problem.process, wild, times, key)
+        path = dynamics.simulate_path(problem, wild, times, key)
         return dynamics.simulate(problem, wild, times, key), path, dynamics.log_weight(problem, wild, path)
 
     sample, path, log_weight = run(KEY)
@@ -80,7 +80,7 @@ def test_walkers_stored_paths_and_diffrax_are_one_simulation(base):
 def test_a_path_weighs_the_same_under_any_control_that_could_have_drawn_it(base):
     """log w of a path drawn by one drift, under another: from the two Gaussian kernels, written out."""
     problem, times = build(base), paths.uniform(4)
-    path = jax.jit(lambda key: sde.simulate_path(problem.process, wild, times, key))(KEY)
+    path = jax.jit(lambda key: dynamics.simulate_path(problem, wild, times, key))(KEY)
     other = lambda t, x: 0.3 * x + t  # noqa: E731
     total = 0.0
 
@@ -151,7 +151,7 @@ def test_backward_paths_obey_crooks():
     assert abs(z_scores(np.exp(-np.asarray(log_weight)), np.exp(-float(log_z)))) < 5
     # the stored normals make the same move forwards
     path = jax.tree.map(lambda leaf: leaf[:10], path)
-    again = jax.jit(jax.vmap(lambda p: sde.simulate_path(problem.process, drift, times, KEY, x0=p.x[0], xi=p.noise).x))(path)
+    again = jax.jit(jax.vmap(lambda p: dynamics.simulate_path(problem, drift, times, KEY, x0=p.x[0], xi=p.noise).x))(path)
     np.testing.assert_allclose(again, path.x, atol=1e-9)
 
 

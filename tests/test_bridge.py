@@ -370,22 +370,6 @@ def moments(x):
     return np.stack([x.mean(0), x.var(0)])
 
 
-@pytest.mark.slow
-def test_one_stage_repeats_for_its_key_and_ends_beside_the_target():
-    problem, process = truth().problem, base()
-    control, corrector = small(problem), networks.corrector(problem, 16, 1)
-    times, replay = paths.log_snr(process, 12, problem.resolution), Replay(256, 512, 25, 128)
-    objective = bridge.adjoint_bridge_matching(problem, control, times, corrector=corrector, replay=replay)
-    stage = bridging._stage(objective, control, optax.constant_schedule(1e-2), 12)
-    start = control.init(jax.random.key(0)), corrector.init(jax.random.key(1)), jnp.zeros((), jnp.int32)
-    first, again, other = (stage.train(*start, jax.random.key(k))[0] for k in (2, 2, 3))
-    for a, b, c in zip(*map(jax.tree.leaves, (first, again, other)), strict=True):
-        np.testing.assert_array_equal(a, b)
-        assert np.any(a != c)
-    draw = jax.vmap(lambda k: sde.simulate(process, lambda t, x: control.apply(first, t, x), times, k).x)
-    assert np.abs(draw(jax.random.split(jax.random.key(4), 4000)).mean(0) - MEAN).max() > 0.1
-
-
 def test_stages_lead_to_the_gaussian():
     sampler = fit(truth().problem, num_stages=4, num_updates=600)
     draws = sampler.sample(jax.random.key(1), 8000)

@@ -100,20 +100,21 @@ def test_the_rivals_raise_the_reward_and_label_with_it():
     plain = losses.adjoint_sampling(PROBLEM, network, times, clip=jnp.inf)
     loss = functools.partial(losses.adjoint_sampling, clip=jnp.inf)
     objective = coverage.staged(loss, coverage.RECIPES["annealed"].rule)(PROBLEM, network, times, replay=replay)
-    params = Learned(network.init(jax.random.key(0)), coverage.Stage(None, jnp.asarray(0.25)))
-    whole = jax.jit(lambda key: plain.collect(params._replace(extra=None), key, 100))(jax.random.key(1))
-    batch = jax.jit(lambda key: objective.collect(params, key, 100))(jax.random.key(1))
+    held = Held(Learned(network.init(jax.random.key(0)), None), jnp.asarray(0.25))
+    whole, _ = jax.jit(lambda key: plain.collect(held, key, 100))(jax.random.key(1))
+    batch, following = jax.jit(lambda key: objective.collect(held, key, 100))(jax.random.key(1))
     np.testing.assert_allclose(batch.log_weight, whole.log_weight, rtol=1e-9)
     rewards = jax.vmap(PROBLEM.reward)(whole.data.x)
     strength = 0.25 + 0.75 * weights.temper(0.75 * rewards, coverage.FLOOR)
-    np.testing.assert_allclose(batch.data.strength, strength, rtol=1e-6)
-    np.testing.assert_allclose(batch.data.data.slope, strength * whole.data.slope, rtol=1e-6)
-    trainer = coverage.advancing(train.trainer(objective, network, SGD, replay=replay))
-    step = jax.jit(trainer.step)
-    state, metrics = step(jax.jit(trainer.init)(jax.random.key(2)))
-    assert 0 < float(state.params.extra.strength) < 1 and float(metrics.gradient_norm) > 0
+    np.testing.assert_allclose(following, strength, rtol=1e-6)
+    np.testing.assert_allclose(batch.data.slope, strength * whole.data.slope, rtol=1e-6)
+    trainer = train.trainer(objective, network, SGD, replay=replay)
+    step, start = jax.jit(trainer.step), jax.jit(trainer.init)(jax.random.key(2))
+    assert float(start.carried) == 0  # the buffer's filling is overwritten by the first stage
+    state, metrics = step(start)
+    assert 0 < float(state.carried) < 1 and float(metrics.gradient_norm) > 0
     again, _ = step(state)
-    assert float(again.params.extra.strength) > float(state.params.extra.strength)
+    assert float(again.carried) > float(state.carried)
 
 
 def test_the_table_knows_its_cases_losses_and_recipes():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, draw, gaussian, slow, z_scores
+from support import FAMILIES, draw, gaussian, plain, slow, z_scores
 
 from tiltjax import diagnostics, exact, frames, losses, paths, processes, sde, targets
 from tiltjax.targets.gmm40 import gmm40_means
@@ -44,7 +44,7 @@ def test_weights_of_the_linear_tilt_have_no_spread(name):
 def test_adjoint_matching_has_no_residual_at_the_control_of_the_linear_tilt(name):
     process = gaussian(name, (2,), SCALE)
     truth = exact.linear_tilt(process, SLOPE)
-    objective = losses.adjoint_matching(truth.problem, as_network(truth), paths.power(7), num_times=7)
+    objective = plain(losses.adjoint_matching(truth.problem, as_network(truth), paths.power(7), num_times=7))
     batch = jax.jit(lambda key: objective.collect(Learned((), None), key, 20))(jax.random.key(0))
     assert float(jax.jit(objective.loss)(Learned((), None), jax.random.key(1), batch.data)) < 1e-20
     np.testing.assert_allclose(batch.log_weight, truth.log_z, rtol=1e-10)
@@ -83,7 +83,7 @@ def test_control_of_a_mixture_is_the_gradient_of_a_quadrature(name):
         m, residual = process.frame.response(t) * x[0], process.frame.residual(t)
         return jax.nn.logsumexp(reward - 0.5 * jnp.square(y - m) / residual - 0.5 * jnp.log(residual))
 
-    both = jax.jit(lambda t, x: (truth.control(t, x), process.diffusion(t) * jax.grad(log_h, 1)(t, x)))
+    both = jax.jit(lambda t, x: (truth.control(t, x), frames.diffusion(process.frame, t) * jax.grad(log_h, 1)(t, x)))
     for t in map(jnp.asarray, (0.1, 0.4, 0.7, 0.9)):
         for x in (jnp.asarray([-0.7]), jnp.asarray([0.3])):
             np.testing.assert_allclose(*both(t, x), rtol=1e-7)

@@ -91,7 +91,7 @@ def test_a_refined_grid_is_saved_and_loaded(tmp_path):
 
     def grid(n):
         asked.append(n)
-        return paths.log_snr(problem.process, n, 0.01)
+        return paths.log_snr(problem.frame, n, 0.01)
 
     sampler = sampling.sampler(problem, network, perturbed(network.init(KEY), KEY, 0.05), grid)
     refined = sampler.refine(KEY, num_particles=64, num_steps=50)

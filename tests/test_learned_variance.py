@@ -81,7 +81,7 @@ def test_weights_are_unbiased_in_every_form(family, num_steps):
 def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
     """The log weight of a stored path under another control is that of the same states drawn by the other."""
     problem, control = random_control(family)
-    times = paths.log_snr(problem.process, 6, 0.1)
+    times = paths.log_snr(problem.frame, 6, 0.1)
 
     @jax.jit
     def both(key):
@@ -158,7 +158,7 @@ def fitted(name, num_updates=50):
 def test_a_fit_learns_the_variance():
     """From 1 to near the known one, 0.03 and less, and with it comes a higher ESS at few steps."""
     problem, sampler = fitted("learned_variance", 300)
-    ratio = np.asarray(sampler.record["ratio"])
+    ratio = np.asarray(ratio_of(sampler.extra))
     where = problems.level_bin(problem, len(ratio))
     for t in (0.6, 0.8, 0.9):
         expected = 1 / (problem.frame.residual(t) * (1 / 0.01 - 1) + 1)
@@ -182,7 +182,7 @@ def test_a_loss_on_paths_is_refused():
 
 def test_the_variance_is_saved_with_the_sampler(tmp_path):
     problem, sampler = fitted("learned_variance")
-    assert np.std(np.asarray(sampler.record["ratio"])) > 1e-3  # there is something to save
+    assert np.std(np.asarray(ratio_of(sampler.extra))) > 1e-3  # there is something to save
     sampler.save(tmp_path / "there")
     back = tj.load(tmp_path / "there", problem, network=SMALL["network"])
     drawn = [s.sample(jax.random.key(2), 50, num_steps=9) for s in (sampler, back)]

@@ -192,7 +192,7 @@ def test_labels_of_adjoint_matching_are_those_of_the_clipped_gradient():
         np.testing.assert_allclose(item.target, gain * factor * steepness[None], rtol=1e-9)
     objective = losses.adjoint_matching(problem, small(problem), times, replay=Replay(8))
     params = Learned(small(problem).init(jax.random.key(0)), None)
-    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(1), 8)
+    batch = jax.jit(plain(objective).collect, static_argnums=2)(params, jax.random.key(1), 8)
     assert batch.clipped.all()
 
 
@@ -201,11 +201,11 @@ def test_log_weights_of_the_losses_are_those_of_the_paths():
     near, times = mixture("linear"), paths.power(6)
     objective = losses.trajectory_balance(near.truth.problem, near.network, times, log_z=0.4, rate=2.0)
     params = Learned(near.params, jnp.asarray(0.1))
-    batch = jax.jit(objective.collect, static_argnums=2)(params, jax.random.key(0), 50)
-    value = jax.jit(objective.loss)(params, jax.random.key(1), batch.data)
+    batch = jax.jit(plain(objective).collect, static_argnums=2)(params, jax.random.key(0), 50)
+    value = jax.jit(plain(objective).loss)(params, jax.random.key(1), batch.data)
     assert float(value) == pytest.approx(float(jnp.mean((batch.log_weight - 0.6) ** 2)), rel=1e-9)
     variance = losses.log_variance(near.truth.problem, near.network, times)
-    value = jax.jit(variance.loss)(params, jax.random.key(1), batch.data)
+    value = jax.jit(plain(variance).loss)(params, jax.random.key(1), batch.data)
     assert float(value) == pytest.approx(float(jnp.var(batch.log_weight, ddof=1)), rel=1e-9)
 
 

@@ -272,7 +272,7 @@ def loop(problem, params, t, y):
             total, pull = total + m, pull + dense(layer["pull"], m) * (z[i] - z[j]) / 3
         own = h + dense(layer["node"], silu(dense(layer["gather"], total / math.sqrt(3))))
         v.append(pull + dense(params["own"], own) * z[i])
-    return process.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
+    return process.frame.gain(t) * particles.project(jnp.stack(v)) / jnp.sqrt(level)
 
 
 def test_egnn_refuses_particles_that_are_told_apart():

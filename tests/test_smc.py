@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import slow, z_scores
+from support import gaussian, slow, z_scores
 from test_annealed import BASE, LOG_Z, TARGET, build, moving_gaussian, wild
 
 from tiltjax import exact, hamiltonian, paths, problems, processes, sde, smc, weights

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, slow
+from support import driven, gaussian, plain, slow
 
 from tiltjax import diagnostics, exact, losses, paths, problems, processes
 from tiltjax.losses import collect
