@@ -84,7 +84,7 @@ def test_every_regression_trains_on_tempered_weights(name):
 
 
 @pytest.mark.parametrize(
-    ("plain", "weighted"), [slow("adjoint_matching", "adjoint_matching"), ("adjoint_sampling", "novel_score_matching")]
+    ("plain", "weighted"), [slow("adjoint_matching", "adjoint_matching"), slow("adjoint_sampling", "novel_score_matching")]
 )
 def test_on_policy_the_same_loss_loses_what_the_weights_keep(plain, weighted):
     """Same problem, keys and effort: for every key a good part of the effective draws."""
@@ -92,6 +92,7 @@ def test_on_policy_the_same_loss_loses_what_the_weights_keep(plain, weighted):
     assert (with_weights.ess > without.ess + 0.1).all(), (with_weights.ess, without.ess)
 
 
+@pytest.mark.slow
 def test_the_rivals_raise_the_reward_and_label_with_it():
     """Of one stage: log w of the whole reward, labels of b' r, b' as the rule says; and b is kept for the next."""
     network = networks.mlp(PROBLEM, width=8, depth=1)

@@ -73,6 +73,7 @@ def test_nuts_has_the_moments_of_a_gaussian():
     assert np.abs(z_scores((standard**2).mean(1), 1.0)).max() < 5
 
 
+@pytest.mark.slow
 def test_the_centre_is_held_and_removed():
     """Two particles on a spring: the distance is known, the centre is exactly zero, the harmonic term leaves no trace."""
     target = tj.Target(lambda x: -0.5 * jnp.sum((x[0] - x[1]) ** 2) / 4.0, (2, 3))
