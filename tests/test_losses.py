@@ -281,8 +281,8 @@ def kinds(name):
             yield name, base, True
 
 
-# one of each kind of loss, and of bases without a density one
-QUICK = {(name, "gaussian", True) for name in NON_EQUILIBRIUM} | {("adjoint_matching", "pretrained", False)}
+# one of each kind of loss
+QUICK = {(name, "gaussian", True) for name in NON_EQUILIBRIUM}
 FIRST = ("adjoint_matching", "adjoint_sampling", "learned_variance", "log_variance", "minimum_variance", "relative_entropy")
 QUICK |= {(name, "gaussian", False) for name in FIRST}
 

@@ -61,6 +61,7 @@ def test_replica_exchange_finds_both_wells():
     assert np.all(np.asarray(out.swaps) > 0.2) and out.swaps.shape == (2,)
 
 
+@pytest.mark.slow
 def test_nuts_has_the_moments_of_a_gaussian():
     """Of shape (2, 2), means and scales of their own."""
     mean, scale = jnp.asarray([[1.0, -2.0], [0.0, 3.0]]), jnp.asarray([[0.5, 1.0], [2.0, 1.0]])
