@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 MEMORY = pathlib.Path("/proc/self/statm")  # of Linux: in pages, the second of them resident
-MOST = 2_500_000_000
+MOST = 3_500_000_000
 
 
 @pytest.fixture(autouse=True, scope="module")

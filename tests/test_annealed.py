@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, z_scores
+from support import gaussian, slow, z_scores
 
 from tiltjax import annealing, dynamics, exact, frames, paths, problems, processes
 
@@ -51,7 +51,7 @@ def test_full_crooks_is_unbiased_at_any_number_of_steps(num_steps, tilt):
     assert abs(z_scores(w, np.exp(LOG_Z))) < 5
 
 
-@pytest.mark.parametrize("tilt", ["scaled", "denoised", "user's"])
+@pytest.mark.parametrize("tilt", [slow("scaled"), "denoised", "user's"])
 def test_relative_crooks_needs_no_density_and_is_exact_as_the_step_goes_to_zero(tilt):
     """The mean of the target's first coordinate too: the weight is right for every function."""
     problem = build("pretrained", tilt)

@@ -91,6 +91,7 @@ def test_replica_exchange_finds_log_z_and_the_weights_of_modes(target, no_pilot)
     assert outcome.diagnostics["least_swapped"] > 0.1
 
 
+@pytest.mark.slow
 def test_nuts_has_the_moments_of_a_gaussian(no_pilot):
     outcome = baselines.nuts(jax.random.key(0), gaussian(), evaluations=60_000, num_draws=4000)
     x = np.asarray(outcome.draw(jax.random.key(0), 10**9).x)
@@ -127,6 +128,7 @@ def test_the_start_keeps_log_z():
     np.testing.assert_allclose(jnp.mean(jax.vmap(begun.decode)(y), axis=0), 40.0 + 7.0 * np.array([0.5, -0.3, 0.2]), atol=2.0)
 
 
+@pytest.mark.slow
 def test_configurations_that_are_centred_keep_their_volume():
     """log Z of four harmonic particles in the plane, on the six dimensions that are left."""
     k = 3.0
@@ -167,7 +169,8 @@ def counting():
     return tj.Target(log_density, (2,)), counts
 
 
-@pytest.mark.parametrize("method", [baselines.smc, slow(tempering), slow(baselines.nuts)], ids=lambda method: method.__name__)
+@pytest.mark.parametrize("method", [baselines.smc, tempering, baselines.nuts], ids=lambda method: method.__name__)
+@pytest.mark.slow
 def test_a_run_from_where_another_began_has_no_pilot_and_the_same_draws(method, no_pilot, monkeypatch):
     given = {"evaluations": 60_000, "num_draws": 100}
     module = importlib.import_module(f"benchmarks.baselines.{method.__name__}")
@@ -181,6 +184,7 @@ def test_a_run_from_where_another_began_has_no_pilot_and_the_same_draws(method, 
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_scout_is_sent_once_for_what_it_is_asked(no_pilot, monkeypatch):
     """Key, particles, share and leapfrog steps: what differs in one of them has a ladder of its own."""
     begun, given = as_it_stands(None, gaussian()), {"keep": 0.7, "num_particles": 64, "leapfrog": 2}
@@ -207,6 +211,7 @@ def test_smc_counts_what_it_calls(no_pilot):
     assert 0.9 * 60_000 < spent <= 60_000
 
 
+@pytest.mark.slow
 def test_replica_exchange_counts_what_it_calls(no_pilot):
     target, counts = counting()
     outcome = tempering(jax.random.key(0), target, evaluations=60_000, num_draws=10**6, leapfrog=3, ladders=4)
@@ -218,6 +223,7 @@ def test_replica_exchange_counts_what_it_calls(no_pilot):
     assert 0.9 * 60_000 < spent <= 60_000
 
 
+@pytest.mark.slow
 def test_nuts_counts_what_it_calls(no_pilot):
     """One chain: several go in lock step, where the longest trajectory sets how many calls are made."""
     target, counts = counting()

@@ -357,6 +357,7 @@ def test_the_bare_scan_is_the_same_arithmetic():
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_a_comparison_has_its_figures():
     for measure in (speed.simulation, speed.gradient):
         record = measure(speed.Size(2, 1, 8), 4, 3, 0.0).record()

@@ -41,6 +41,7 @@ def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):
         fit(0.5, tmp_path / "run", loss=moved)
 
 
+@pytest.mark.slow
 def test_seconds_between_checkpoints(tmp_path, capsys):
     """0: after every round of 100 updates, of which the newest two are kept; infinity: at the end alone."""
     options = {"num_updates": 300, "replay": REPLAY._replace(gradient_steps=100), "progress": True}

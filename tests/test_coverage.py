@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import gaussian, slow
+from support import gaussian
 
 import tiltjax as tj
 from benchmarks import cases, coverage
@@ -71,9 +71,8 @@ def figures(x, log_weight):
     return Found(jnp.mean(light), *share, *log_z, diagnostics.ess(log_weight))
 
 
-@pytest.mark.parametrize(
-    "name", ["novel_score_matching", *map(slow, ["adjoint_matching", "minimum_variance", "log_variance", "nets"])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adjoint_matching", "novel_score_matching", "minimum_variance", "log_variance", "nets"])
 def test_every_regression_trains_on_tempered_weights(name):
     """For every key the sampler reaches both wells, and its weights put log Z and the light well's share right."""
     found = trained(name, True)
@@ -83,8 +82,9 @@ def test_every_regression_trains_on_tempered_weights(name):
     assert (np.abs(found.share - LIGHT) < 5 * found.share_stderr).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plain", "weighted"), [slow("adjoint_matching", "adjoint_matching"), ("adjoint_sampling", "novel_score_matching")]
+    ("plain", "weighted"), [("adjoint_matching", "adjoint_matching"), ("adjoint_sampling", "novel_score_matching")]
 )
 def test_on_policy_the_same_loss_loses_what_the_weights_keep(plain, weighted):
     """Same problem, keys and effort: for every key a good part of the effective draws."""
@@ -92,6 +92,7 @@ def test_on_policy_the_same_loss_loses_what_the_weights_keep(plain, weighted):
     assert (with_weights.ess > without.ess + 0.1).all(), (with_weights.ess, without.ess)
 
 
+@pytest.mark.slow
 def test_the_rivals_raise_the_reward_and_label_with_it():
     """Of one stage: log w of the whole reward, labels of b' r, b' as the rule says; and b is kept for the next."""
     network = networks.mlp(PROBLEM, width=8, depth=1)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, draw, gaussian, plain, slow, z_scores
+from support import FAMILIES, draw, gaussian, z_scores
 
 from tiltjax import diagnostics, exact, frames, losses, paths, processes, sde, targets
 from tiltjax.targets.gmm40 import gmm40_means
@@ -109,7 +109,8 @@ def test_weights_of_a_mixture_lose_their_spread_with_the_step():
     assert np.abs(z_scores(drawn.path.x[:, -1], np.asarray(WEIGHTS @ MEANS))).max() < 5
 
 
-@pytest.mark.parametrize(("grid", "ceiling"), [("log_snr", 0.67), slow("uniform", 0.16)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("grid", "ceiling"), [("log_snr", 0.67), ("uniform", 0.16)])
 def test_the_grid_sets_a_ceiling_on_the_ess(grid, ceiling):
     """The exact control of GMM-40 (FAB) with Brownian motion of scale 30 in 50 steps: what no network can exceed."""
     variance = np.log1p(np.e) ** 2

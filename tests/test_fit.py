@@ -188,6 +188,7 @@ def test_float32_and_its_traces():
     assert abs(log_z.value - LOG_Z) < 5 * log_z.stderr and log_z.stderr < 0.05
 
 
+@pytest.mark.slow
 def test_a_problem_is_taken_as_it_stands(tmp_path):
     """Its own process, another loss, and a checkpoint that the same call goes on from."""
     process = tj.processes.gaussian(tj.paths.brownian(1.5), (2,))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import draw, gaussian, perturbed, plain, small, z_scores
+from support import draw, gaussian, perturbed, slow, small, z_scores
 
 import tiltjax as tj
 from tiltjax import diagnostics, dynamics, exact, losses, networks, paths, problems, processes, sde, targets, weights
@@ -31,8 +31,9 @@ def uneven(process, t):
     return jnp.stack([0.3 + 0.5 * t, 1.2 - 0.6 * t])
 
 
-@pytest.mark.parametrize("num_steps", [2, 7])
-@pytest.mark.parametrize("family", ["linear", "geometric"])  # (on `vp` the tilt's X_0 is not quite the base's)
+@pytest.mark.parametrize(  # (on `vp` the tilt's X_0 is not quite the base's)
+    ("family", "num_steps"), [("linear", 2), slow("linear", 7), slow("geometric", 2), ("geometric", 7)]
+)
 def test_a_gaussian_is_sampled_exactly_at_any_number_of_steps(family, num_steps):
     """With its control and its variance every path weighs Z; with the base's steps weights scatter."""
     process = gaussian(family, (2,), SCALE)
@@ -59,8 +60,7 @@ def random_control(family, base="gaussian"):
     return narrow, lambda t, x: network.apply(params, t, x)
 
 
-@pytest.mark.parametrize("num_steps", [4, 12])
-@pytest.mark.parametrize("family", ["vp", "geometric"])
+@pytest.mark.parametrize(("family", "num_steps"), [("vp", 4), slow("vp", 12), slow("geometric", 4), ("geometric", 12)])
 def test_weights_are_unbiased_in_every_form(family, num_steps):
     problem, control = random_control(family)
     process, times = problem.process, paths.log_snr(problem.frame, num_steps, 0.1)
@@ -77,7 +77,7 @@ def test_weights_are_unbiased_in_every_form(family, num_steps):
     np.testing.assert_allclose(ends.x, some.x[:, -1], atol=1e-10)
 
 
-@pytest.mark.parametrize("family", ["vp", "geometric"])
+@pytest.mark.parametrize("family", ["vp", slow("geometric")])
 def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
     """The log weight of a stored path under another control is that of the same states drawn by the other."""
     problem, control = random_control(family)
@@ -93,7 +93,7 @@ def test_a_path_weighs_the_same_under_its_control_and_when_it_is_given(family):
     np.testing.assert_allclose(*both(jax.random.key(3)), atol=1e-8)
 
 
-@pytest.mark.parametrize("family", ["vp", "geometric"])
+@pytest.mark.parametrize("family", [slow("vp"), "geometric"])
 def test_paths_back_from_the_target_weigh_as_those_forward(family):
     """E over paths of the tilt of 1 / w is 1 / Z, and the forward path stored has the states of the path back."""
     problem, control = random_control(family)

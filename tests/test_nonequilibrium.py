@@ -29,7 +29,7 @@ def test_divergence(hutchinson):
     assert abs(z_scores(found, float(true))) < 5
 
 
-@pytest.mark.parametrize("base", ["gaussian", "pretrained"])
+@pytest.mark.parametrize("base", ["gaussian", slow("pretrained")])
 def test_jarzynski_weighs_as_the_target(base):
     problem, times = build(base), paths.uniform(200)
 
@@ -37,7 +37,7 @@ def test_jarzynski_weighs_as_the_target(base):
         path = sde.simulate_path(problem.process, wild, times, key)
         return path.x[-1], dynamics.jarzynski(problem, wild, path)
 
-    x, work = jax.jit(jax.vmap(one))(jax.random.split(KEY, 8000))
+    x, work = jax.jit(jax.vmap(one))(jax.random.split(KEY, 4000))
     w = np.exp(np.asarray(work))
     assert abs(z_scores(w, np.exp(LOG_Z))) < 5
     mean = np.asarray(TARGET.weights) @ np.asarray(TARGET.means)
@@ -85,7 +85,7 @@ def around(drift):
     return Network(lambda key: params, lambda p, t, x: jax.grad(phi, argnums=2)(p, t, x), potential=phi), params
 
 
-@pytest.mark.parametrize("name", ["nets", "hutchinson", "action_matching"])
+@pytest.mark.parametrize("name", ["nets", slow("hutchinson"), "action_matching"])
 def test_losses_have_no_slope_at_the_exact_drift(name):
     """On walkers of that drift, which stay draws of rho_t; and a slope away from it."""
     problem, drift, _ = moving_gaussian()

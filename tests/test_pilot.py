@@ -73,7 +73,7 @@ def test_a_bounded_support_is_warned_of():
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("target", [targets.funnel(4), targets.many_well(4)], ids=["funnel", "many_well"])
+@pytest.mark.parametrize("target", [slow(targets.funnel(4)), targets.many_well(4)], ids=["funnel", "many_well"])
 def test_heavy_tails_and_steep_walls_are_not(target):
     """A warning is an error here."""
     pilot.pilot(jax.random.key(4), target.log_density, (4,), num_particles=256, final_moves=2)

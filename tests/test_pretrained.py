@@ -59,7 +59,7 @@ def test_a_model_of_the_gaussian_itself_makes_its_exact_steps(family):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.parametrize("family", ["linear", "geometric"])
+@pytest.mark.parametrize("family", ["linear", slow("geometric")])
 def test_the_steps_end_in_the_base_with_weak_order_one(family):
     """The density of the steps, pushed through a grid of states by quadrature: the error of E[x^2] halves with the step."""
     nominal = gaussian(family, (1,), SCALE)
@@ -101,7 +101,7 @@ def tilt(family="linear"):
     return exact.mixture_tilt(gaussian(family, (2,), SCALE), BASE, TARGET)
 
 
-@pytest.mark.parametrize("family", ["vp", "geometric"])
+@pytest.mark.parametrize("family", [slow("vp"), "geometric"])
 def test_weights_of_any_control_tilt_the_base_of_the_grid(family):
     """E[w] under a random network equals E[exp r] under no control on the same grid of 12 steps."""
     problem = tilt(family).problem

@@ -61,6 +61,7 @@ def test_replica_exchange_finds_both_wells():
     assert np.all(np.asarray(out.swaps) > 0.2) and out.swaps.shape == (2,)
 
 
+@pytest.mark.slow
 def test_nuts_has_the_moments_of_a_gaussian():
     """Of shape (2, 2), means and scales of their own."""
     mean, scale = jnp.asarray([[1.0, -2.0], [0.0, 3.0]]), jnp.asarray([[0.5, 1.0], [2.0, 1.0]])
@@ -73,6 +74,7 @@ def test_nuts_has_the_moments_of_a_gaussian():
     assert np.abs(z_scores((standard**2).mean(1), 1.0)).max() < 5
 
 
+@pytest.mark.slow
 def test_the_centre_is_held_and_removed():
     """Two particles on a spring: the distance is known, the centre is exactly zero, the harmonic term leaves no trace."""
     target = tj.Target(lambda x: -0.5 * jnp.sum((x[0] - x[1]) ** 2) / 4.0, (2, 3))

@@ -99,6 +99,7 @@ def test_goes_on_in_float32(tmp_path, monkeypatch):
     same(again.history, whole.history)
 
 
+@pytest.mark.slow
 def test_filling_the_buffer_counts_as_training():
     """A start that takes a second longer: the second is in train_seconds, whatever else the machine does."""
     plain = trainer()

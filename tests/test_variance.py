@@ -19,7 +19,7 @@ from tiltjax.types import Batch, Learned, Network
 SCALE, N = 1.5, 8000
 MEAN, VARIANCE = jnp.asarray([0.5, -0.8]), jnp.asarray([0.1, 0.6])
 EXCESS = 1 / (1 / VARIANCE - 1 / SCALE**2)  # q'
-FAMILIES = ("linear", slow("trigonometric"), "geometric")
+FAMILIES = (slow("linear"), slow("trigonometric"), "geometric")
 TIMES = jnp.asarray([0.02, 0.2, 0.5, 0.8, 0.99])
 SCORE_MATCHING = {
     "conditional_score_matching",
