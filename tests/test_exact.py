@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, draw, gaussian, z_scores
+from support import FAMILIES, draw, gaussian, plain, z_scores
 
 from tiltjax import diagnostics, exact, frames, losses, paths, processes, sde, targets
 from tiltjax.targets.gmm40 import gmm40_means

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import draw, gaussian, perturbed, slow, small, z_scores
+from support import draw, gaussian, perturbed, plain, slow, small, z_scores
 
 import tiltjax as tj
 from tiltjax import diagnostics, dynamics, exact, losses, networks, paths, problems, processes, sde, targets, weights

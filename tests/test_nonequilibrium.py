@@ -7,7 +7,7 @@ import pytest
 from support import plain, slow, z_scores
 from test_annealed import LOG_Z, TARGET, build, moving_gaussian, wild
 
-from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, sde, weights
+from tiltjax import calculus, dynamics, exact, losses, networks, paths, problems, weights
 from tiltjax.losses import nonequilibrium
 from tiltjax.types import Learned, Network
 
@@ -34,7 +34,7 @@ def test_jarzynski_weighs_as_the_target(base):
     problem, times = build(base), paths.uniform(200)
 
     def one(key):
-        path = sde.simulate_path(problem.process, wild, times, key)
+        path = dynamics.simulate_path(problem, wild, times, key)
         return path.x[-1], dynamics.jarzynski(problem, wild, path)
 
     x, work = jax.jit(jax.vmap(one))(jax.random.split(KEY, 4000))
@@ -51,7 +51,7 @@ def test_crooks_and_jarzynski_agree_path_by_path(base):
 
     def compare(num_steps):
         def one(key):
-            path = sde.simulate_path(problem.process, wild, paths.uniform(num_steps), key)
+            path = dynamics.simulate_path(problem, wild, paths.uniform(num_steps), key)
             return dynamics.log_weight(problem, wild, path), dynamics.jarzynski(problem, wild, path)
 
         return map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(KEY, 400)))

@@ -35,7 +35,7 @@ def test_any_parametrization_gives_the_others(family, name):
         "velocity": lambda t, x: path.kappa(t) * x + path.eta(t) * score(t, x),
         "denoiser": lambda t, x: (x + jnp.square(path.beta(t)) * score(t, x)) / path.alpha(t),
     }[name]
-    process = processes.pretrained(path, (2,), scale=nominal.scale, **{name: model})
+    process = processes.pretrained(path, (2,), scale=nominal.frame.scale, **{name: model})
 
     @jax.jit
     def pairs(t, x):
@@ -86,7 +86,9 @@ def test_the_steps_end_in_the_base_with_weak_order_one(family):
         # the first step starts from X_0 ~ N(0, alpha_0^2 s^2 + beta_0^2) or from X_0 = 0
         _, std = process.transition(times[0], times[1], jnp.zeros(1))
         nodes, mass = np.polynomial.hermite_e.hermegauss(60)
-        starts = jnp.sqrt(jnp.square(nominal.path.alpha(0.0)) * nominal.scale**2 + jnp.square(nominal.path.beta(0.0)))
+        starts = jnp.sqrt(
+            jnp.square(nominal.frame.path.alpha(0.0)) * nominal.frame.scale**2 + jnp.square(nominal.frame.path.beta(0.0))
+        )
         means = jax.vmap(lambda z: process.transition(times[0], times[1], starts * z)[0])(nodes[:, None])
         points = nominal.frame.response(times[1]) * (means + std * nodes[None])
         inner = jnp.interp(points.ravel(), grid, value).reshape(points.shape) @ (mass / mass.sum())
@@ -142,7 +144,7 @@ def test_relative_crooks_is_girsanov_on_a_base_without_density():
 
     path, (a, b) = run(KEY)
     assert float(b) == pytest.approx(float(a), rel=1e-8)
-    with pytest.raises(ValueError, match="needs the density of the base"):
+    with pytest.raises(ValueError, match="needs a Gaussian process; got one known by"):
         weights.crooks_full(problem.process, problem.reward, path)
 
 

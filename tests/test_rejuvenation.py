@@ -79,5 +79,5 @@ def test_numbers_out_of_range_are_refused(wrong):
 def test_a_base_without_a_density_is_refused():
     problem = problems.sampling(targets.gmm(), gaussian("linear", (2,), 1.0))
     problem = problem._replace(process=problem.process._replace(log_density=None))
-    with pytest.raises(ValueError, match="density of the base"):
+    with pytest.raises(ValueError, match="needs a Gaussian process; got one known by"):
         tj.losses.minimum_variance(problem, small(problem), jnp.linspace(0.0, 1.0, 5), rejuvenation=Rejuvenation())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import FAMILIES, gaussian, slow, z_scores
+from support import FAMILIES, driven, gaussian, slow, z_scores
 
 from tiltjax import exact, frames, paths, processes, sde, weights
 

@@ -185,7 +185,7 @@ def normalization(name, num_steps, n=1_000_000):
 
 
 @pytest.mark.parametrize("num_steps", [10, slow(40), slow(160)])
-@pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("floor", [0.0, 0.8, 1.0])
 @pytest.mark.parametrize("name", ["gaussian", "model"])
 def test_a_memoryless_base_is_sampled_without_bias_whenever_its_walkers_are_resampled(name, floor, num_steps):
     """E[exp(log_z)] = Z_N with a standard error of log Z below 0.01, never resampled, by the ESS, and at every step."""
@@ -198,7 +198,7 @@ def test_a_memoryless_base_is_sampled_without_bias_whenever_its_walkers_are_resa
     assert stderr / expected < 0.01
     assert abs(z.mean() - expected) < 5 * np.hypot(stderr, uncertain)
     resampled = np.asarray(out.resampled)
-    assert {0.0: not resampled.any(), 0.5: 0 < resampled.mean() < 1, 1.0: resampled.all()}[floor]
+    assert {0.0: not resampled.any(), 0.8: 0 < resampled.mean() < 1, 1.0: resampled.all()}[floor]
     # and draws weigh rightly: the first coordinate's mean, within what the grid's own bias and the errors leave
     w = np.asarray(jax.nn.softmax(out.log_weight, axis=1))
     mean = (w * np.asarray(out.x[..., 0])).sum(1)

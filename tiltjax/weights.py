@@ -76,7 +76,7 @@ def crooks_full(process: Process, reward: Callable[[Array], Array], path: Path) 
     fixed (Brownian paths) the first reverse kernel is a point mass that cancels p_0, and both are left out.
     Raises ValueError for a process without a density. Source: Vargas et al. (2024), arXiv 2307.01050.
     """
-    log_density = validate.density(process, "weights.crooks_full")
+    log_density = validate.density(process, "weights.crooks_full (use crooks_relative otherwise)")
     start = process.frame.variance(0.0)
     moving = start > 0
     tiny = jnp.where(moving, start, 1.0)
