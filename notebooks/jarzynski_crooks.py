@@ -64,7 +64,7 @@ def both(problem, num_steps):
     times = tj.paths.uniform(num_steps)
 
     def one(key):
-        path = tj.sde.simulate_path(problem.process, drift, times, key)
+        path = tj.dynamics.simulate_path(problem, drift, times, key)
         return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem, drift, path)
 
     return [np.asarray(w) for w in jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), NUM))]
@@ -94,7 +94,7 @@ for name, problem in problems.items():
         times = tj.paths.uniform(num_steps)
 
         def weights(key, problem=problem, times=times):
-            path = tj.sde.simulate_path(problem.process, drift, times, key)
+            path = tj.dynamics.simulate_path(problem, drift, times, key)
             return tj.dynamics.log_weight(problem, drift, path), tj.dynamics.jarzynski(problem, drift, path)
 
         logs = jax.jit(jax.vmap(weights))(jax.random.split(jax.random.key(1), 1000 if SMALL else 10_000))
