@@ -46,9 +46,11 @@ def _in_larger_rounds(loss: Loss, batch: int, problem: Problem, network: Network
 
 def flops_of_a_draw(sampler: tj.Sampler) -> float | None:
     """Of the control alone, all steps, by XLA's count of one evaluation; None where the platform does not count."""
-    process = sampler.problem.process
-    t, x = jnp.zeros(()), jnp.zeros(process.shape)
-    counted = jax.jit(sampler.network.apply).lower(sampler.params, t, x).cost_analysis()
+    family = tj.families.of(sampler.problem)
+    here, t, x = family.here(family.given, ()), jnp.zeros(()), jnp.zeros(family.frame.shape)
+    counted = (
+        jax.jit(lambda params, t, x: sampler.network.control(params, here)(t, x)).lower(sampler.params, t, x).cost_analysis()
+    )
     flops = (counted or {}).get("flops")
     return None if flops is None else float(flops) * sampler.num_steps
 

@@ -25,7 +25,7 @@ import tiltjax as tj
 from benchmarks import runner
 from benchmarks.cases import CASES
 from tiltjax import run as running
-from tiltjax.types import Batch, Held, Key
+from tiltjax.types import Batch, Held, Here, Key
 
 FLOOR = 0.5
 LEARNING_RATE = 1e-3  # at the default's 4e-3 the plain losses diverge on quartic wells
@@ -79,10 +79,10 @@ def staged(loss: Loss, rule: Rule) -> Loss:
     def make(problem: tj.Problem, network: tj.Network, times: Array, *, replay: tj.Replay) -> tj.Objective:
         whole = loss(problem, network, times, replay=replay)
 
-        def at(strength: Array) -> tj.Problem:
-            return problem._replace(reward=lambda x: strength * problem.reward(x))
+        def at(strength: Array) -> Here:
+            return Here(problem._replace(reward=lambda x: strength * problem.reward(x)))
 
-        def collect(_: tj.Problem, held: Held, key: Key, n: int) -> tuple[Batch, Array]:
+        def collect(_: Here, held: Held, key: Key, n: int) -> tuple[Batch, Array]:
             present = held.carried
             # a path does not know the reward, its log weight is linear in the strength: the slope is r
             log_weight, reward = jax.jvp(

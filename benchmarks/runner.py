@@ -212,7 +212,7 @@ def exact_sampler(sampler: tj.Sampler, components: Components) -> tj.Sampler | N
 
     `fit` samples x with x_user = location + L x, where the mixture has means L^-1 (m - location) and covariance v L^-1 L^-T.
     """
-    problem, means = sampler.problem, components.means
+    problem, means = tj.families.example(sampler.problem), components.means
     inverse = jax.jacobian(problem.encode)(means[0])
     weights = jnp.full(len(means), 1.0 / len(means), means.dtype)
     covariance = components.variance * jnp.matmul(inverse, inverse.T, precision="highest")

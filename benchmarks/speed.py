@@ -189,15 +189,15 @@ def update(repetitions: int = 40) -> dict[str, float]:
     times = tj.paths.log_snr(process.frame, 128, problem.resolution)
     objective = tj.losses.relative_entropy(problem, network, times, replay=tj.Replay(num_particles=256))
     trainer = tj.train.trainer(objective, network, optax.adam(1e-3))
-    state = jax.jit(trainer.init)(jax.random.key(0))
+    state = jax.jit(trainer.init)((), jax.random.key(0))
     began = time.perf_counter()
-    step = jax.jit(trainer.step, donate_argnums=0).lower(state).compile()
-    state, _ = jax.block_until_ready(step(state))
+    step = jax.jit(trainer.step, donate_argnums=1).lower((), state).compile()
+    state, _ = jax.block_until_ready(step((), state))
     first = time.perf_counter() - began
     seconds = []
     for _ in range(repetitions):
         cpu = time.process_time()
-        state, _ = jax.block_until_ready(step(state))
+        state, _ = jax.block_until_ready(step((), state))
         seconds.append(time.process_time() - cpu)
     return {
         "update_cpu_seconds": min(seconds),

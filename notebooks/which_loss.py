@@ -117,7 +117,8 @@ two = {name: measure(two_modes, draws_two, make) for name, make in names.items()
 grid = tj.paths.uniform(10)
 network = tj.Network(lambda key: (), lambda params, t, x: one_mode.control(t, x))
 adjoint = tj.losses.adjoint_matching(one_mode.problem, network, grid)
-on_paths = jax.jit(adjoint.collect, static_argnums=2)(Learned((), None), jax.random.key(2), NUM)
+held = tj.types.Held(Learned((), None))
+on_paths, _ = jax.jit(lambda key: tj.contexts.collect(adjoint, held, key, NUM))(jax.random.key(2))
 found = tj.diagnostics.target_variance(
     adjoint, Learned((), None), on_paths, grid[1:-1], jax.random.key(3), one_mode.control
 ).trace

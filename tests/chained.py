@@ -24,11 +24,11 @@ def chained(problem, network, times, *, replay):
     def carry(key):
         return problem.frame.scale * jax.random.normal(key, (replay.num_particles, *problem.process.shape))
 
-    def collect(problem, held, key, n):
+    def collect(here, held, key, n):
         key_moves, key_label = jax.random.split(key)
         go_on = lambda x, key: jax.lax.scan(moved, x, jax.random.split(key, MOVES))[0]  # noqa: E731
         x = jax.vmap(go_on)(held.carried, jax.random.split(key_moves, n))
-        data = jax.vmap(lambda x: inner.label(held, key_label, x))(x)
+        data = jax.vmap(lambda x: inner.label(held, key_label, here, x))(x)
         return Batch(data, jnp.zeros(n), jnp.zeros(n, bool)), x
 
     return inner._replace(collect_on=collect, carry=carry, weighted=False)

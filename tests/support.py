@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tiltjax import networks, paths, processes, sde, weights
-from tiltjax.types import Held, Objective
+from tiltjax import contexts, networks, paths, processes, sde, weights
+from tiltjax.types import Batch, Held, Objective
 
 SPREAD_START = ("linear", "trigonometric", "vp")
 
@@ -60,19 +60,25 @@ def trainable(collect, loss, replay, **options):
     """An objective of collect(params, key, n) -> Batch and loss(params, key, data) that carries nothing."""
     return Objective(
         lambda: None,
-        lambda problem, held, key, n: (collect(held.params, key, n), held.carried),
-        lambda held, key, data: loss(held.params, key, data),
+        lambda here, held, key, n: (collect(held.params, key, n), held.carried),
+        lambda held, key, batch: loss(held.params, key, batch.data),
         replay,
         **options,
     )
+
+
+def as_batch(data):
+    """Items of a loss, equally weighted."""
+    n = jax.tree.leaves(data)[0].shape[0]
+    return Batch(data, jnp.zeros(n), jnp.zeros(n, bool))
 
 
 def plain(objective):
     """The objective as a function of what is learned alone: collect(params, key, n) -> Batch, loss(params, key, data)."""
     return Plain(
         objective.init,
-        lambda params, key, n: objective.collect(Held(params), key, n)[0],
-        lambda params, key, data: objective.loss(Held(params), key, data),
+        lambda params, key, n: contexts.collect(objective, Held(params), key, n)[0],
+        lambda params, key, data: objective.loss(Held(params), key, as_batch(data)),
         objective.regression,
     )
 

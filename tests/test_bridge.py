@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, perturbed, small, z_scores
+from support import as_batch, gaussian, perturbed, small, z_scores
 
 import tiltjax as tj
 from tiltjax import (
     bridges,
+    contexts,
     diagnostics,
     exact,
     frames,
@@ -235,7 +236,7 @@ def slopes(objective, held, data_of):
     def all_of_them(keys):
         def one(key):
             key_data, key_loss = jax.random.split(key)
-            of = lambda params: objective.loss(held._replace(params=params), key_loss, data_of(key_data))  # noqa: E731
+            of = lambda params: objective.loss(held._replace(params=params), key_loss, as_batch(data_of(key_data)))  # noqa: E731
             return jnp.concatenate(jax.grad(of)(held.params).control)
 
         return jax.lax.map(one, keys, batch_size=50)
@@ -284,17 +285,15 @@ def test_objectives_collect_the_pairs_of_the_present_control():
     own, frozen = perturbed(control.init(jax.random.key(0)), jax.random.key(1), 0.1), corrector.init(jax.random.key(2))
     adjoint = bridge.adjoint_bridge_matching(problem, control, times, corrector=corrector)
     held = Held(Learned(own, None), frozen)
-    batch, carried = jax.jit(adjoint.collect, static_argnums=2)(held, jax.random.key(3), 2000)
+    batch, carried = jax.jit(lambda key: contexts.collect(adjoint, held, key, 2000))(jax.random.key(3))
     assert jax.tree.all(jax.tree.map(np.array_equal, carried, frozen))
     assert abs(z_scores(np.square(batch.data.start).mean(1), SOURCE**2)) < 5
     np.testing.assert_allclose(batch.data.slope, -(batch.data.end - MEAN[None]) / VARIANCE[None], rtol=1e-9, atol=1e-9)
     assert abs(z_scores(np.exp(np.asarray(batch.log_weight)), 1.0)) < 5
-    slope = jax.jit(jax.grad(lambda params: adjoint.loss(held._replace(params=params), jax.random.key(4), batch.data)))(
-        held.params
-    )
+    slope = jax.jit(jax.grad(lambda params: adjoint.loss(held._replace(params=params), jax.random.key(4), batch)))(held.params)
     assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(slope.control)[-1:])
     match = bridge.corrector_matching(problem, corrector, times, control=control)
-    pairs, _ = jax.jit(match.collect, static_argnums=2)(Held(Learned(frozen, None), own), jax.random.key(3), 2000)
+    pairs, _ = jax.jit(lambda key: contexts.collect(match, Held(Learned(frozen, None), own), key, 2000))(jax.random.key(3))
     np.testing.assert_allclose(pairs.data.end, batch.data.end, rtol=1e-9)
     np.testing.assert_array_equal(pairs.data.start, batch.data.start)
     assert match.energy_evaluations == match.gradient_evaluations == 0
@@ -312,9 +311,9 @@ def test_without_memory_the_first_stage_is_adjoint_sampling():
     gradient = slope + jax.vmap(jax.grad(process.log_density))(end)
     np.testing.assert_allclose(
         jax.jit(same.loss)(
-            Held(Learned(params, None), corrector.init(jax.random.key(4))), key, bridge.Pulled(start, end, gradient)
+            Held(Learned(params, None), corrector.init(jax.random.key(4))), key, as_batch(bridge.Pulled(start, end, gradient))
         ),
-        jax.jit(other.loss)(Held(Learned(params, None)), key, collect.EndPoints(end, slope)),
+        jax.jit(other.loss)(Held(Learned(params, None)), key, as_batch(collect.EndPoints(end, slope))),
         rtol=1e-9,
     )
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import gaussian, small, z_scores
+from support import as_batch, gaussian, small, z_scores
 
 import tiltjax as tj
-from tiltjax import buffers, losses, paths, problems, run, sde, targets, train, turns, weights
+from tiltjax import buffers, contexts, families, losses, paths, problems, run, sde, targets, train, turns, weights
 from tiltjax.types import Batch, Held, Learned, Replay
 
 REPLAY = Replay(64, 256, 20, 64)
@@ -41,8 +41,8 @@ def trainer():
 def test_chains_go_on_from_where_the_last_round_left_them():
     """The filling too hands them on, but for its first round, whose place the first round of training takes."""
     made = trainer()
-    start = jax.jit(made.init)(jax.random.key(0))
-    state, _ = jax.jit(made.step)(start)
+    start = jax.jit(made.init)((), jax.random.key(0))
+    state, _ = jax.jit(made.step)((), start)
     newest = np.asarray(state.buffer.items.data.x[:64])
     np.testing.assert_array_equal(state.carried, newest)
     filled = np.asarray(start.buffer.items.data.x).reshape(4, 64, 2)
@@ -87,10 +87,11 @@ def test_an_item_of_a_draw_of_the_target_is_one_of_the_loss_s_own(name):
     objective = getattr(losses, name)(problem(), network, paths.uniform(8))
     held, key = Held(Learned(network.init(jax.random.key(0)), objective.init())), jax.random.key(1)
     x = TARGET.sample(jax.random.key(2), 16)
-    batch, _ = jax.jit(objective.collect, static_argnums=2)(held, key, 16)
-    items = jax.jit(jax.vmap(lambda x: objective.label(held, key, x)))(x)
+    batch, _ = jax.jit(lambda key: contexts.collect(objective, held, key, 16))(key)
+    here = families.here_of(objective, held, ())
+    items = jax.jit(jax.vmap(lambda x: objective.label(held, key, here, x)))(x)
     assert jax.tree.map(jnp.shape, items) == jax.tree.map(jnp.shape, batch.data)
-    assert np.isfinite(jax.jit(objective.loss)(held, key, items))
+    assert np.isfinite(jax.jit(objective.loss)(held, key, as_batch(items)))
     if name != "adjoint_matching":
         np.testing.assert_array_equal(items.x, x)
         np.testing.assert_allclose(items.slope, jax.vmap(jax.grad(problem().reward))(x), rtol=1e-9)
@@ -135,4 +136,4 @@ def test_draws_from_elsewhere_are_learned_from():
     with pytest.raises(ValueError, match="draws from elsewhere need a loss that can label them"):
         on_paths = losses.log_variance(problem(), small(problem()), times, replay=Replay(16, 32, 1, 8))
         made = train.trainer(on_paths, small(problem()), optax.adam(1e-3), sources=(buffers.Source(x, 0.5),))
-        jax.eval_shape(made.init, jax.random.key(0))
+        jax.eval_shape(made.init, (), jax.random.key(0))

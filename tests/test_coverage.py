@@ -12,7 +12,7 @@ from support import gaussian
 
 import tiltjax as tj
 from benchmarks import cases, coverage
-from tiltjax import diagnostics, losses, networks, paths, problems, sampling, targets, train, weights
+from tiltjax import contexts, diagnostics, losses, networks, paths, problems, sampling, targets, train, weights
 from tiltjax.types import Held, Learned, Replay
 
 LIGHT = 0.1  # the weight of the second well
@@ -53,7 +53,7 @@ def trained(name, tempered) -> Found:
     def one(key):
         key_train, key_draw = jax.random.split(key)
         state, _ = jax.lax.scan(
-            lambda state, _: trainer.step(state), trainer.init(key_train), length=UPDATES // replay.gradient_steps
+            lambda state, _: trainer.step((), state), trainer.init((), key_train), length=UPDATES // replay.gradient_steps
         )
 
         def draw(key):
@@ -102,19 +102,19 @@ def test_the_rivals_raise_the_reward_and_label_with_it():
     loss = functools.partial(losses.adjoint_sampling, clip=jnp.inf)
     objective = coverage.staged(loss, coverage.RECIPES["annealed"].rule)(PROBLEM, network, times, replay=replay)
     held = Held(Learned(network.init(jax.random.key(0)), None), jnp.asarray(0.25))
-    whole, _ = jax.jit(lambda key: plain.collect(held, key, 100))(jax.random.key(1))
-    batch, following = jax.jit(lambda key: objective.collect(held, key, 100))(jax.random.key(1))
+    whole, _ = jax.jit(lambda key: contexts.collect(plain, held, key, 100))(jax.random.key(1))
+    batch, following = jax.jit(lambda key: contexts.collect(objective, held, key, 100))(jax.random.key(1))
     np.testing.assert_allclose(batch.log_weight, whole.log_weight, rtol=1e-9)
     rewards = jax.vmap(PROBLEM.reward)(whole.data.x)
     strength = 0.25 + 0.75 * weights.temper(0.75 * rewards, coverage.FLOOR)
     np.testing.assert_allclose(following, strength, rtol=1e-6)
     np.testing.assert_allclose(batch.data.slope, strength * whole.data.slope, rtol=1e-6)
     trainer = train.trainer(objective, network, SGD, replay=replay)
-    step, start = jax.jit(trainer.step), jax.jit(trainer.init)(jax.random.key(2))
+    step, start = jax.jit(trainer.step), jax.jit(trainer.init)((), jax.random.key(2))
     assert float(start.carried) == 0  # the buffer's filling is overwritten by the first stage
-    state, metrics = step(start)
+    state, metrics = step((), start)
     assert 0 < float(state.carried) < 1 and float(metrics.gradient_norm) > 0
-    again, _ = step(state)
+    again, _ = step((), state)
     assert float(again.carried) > float(state.carried)
 
 

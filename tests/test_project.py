@@ -20,7 +20,10 @@ PACKAGE = ROOT / "tiltjax"
 # A module imports only from the rooms before its own. Modules of one folder may import one another.
 ROOMS = [
     "types",
+    "families",
     "validate",
+    "weights",
+    "contexts",
     "calculus",
     "batching",
     "coordinates",
@@ -31,7 +34,6 @@ ROOMS = [
     "frames",
     "processes",
     "sde",
-    "weights",
     "memoryless",
     "bridges",
     "annealing",

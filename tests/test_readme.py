@@ -13,7 +13,7 @@ import tiltjax
 
 ROOT = Path(__file__).resolve().parents[1]
 README = "README.md"
-PAGES = ["docs/guide.md", "docs/losses.md", "docs/targets.md"]  # they go on from the names of the README
+PAGES = ["docs/guide.md", "docs/losses.md", "docs/targets.md", "docs/families.md"]  # they go on from the names of the README
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)#]*)(?:#([\w-]+))?\)")

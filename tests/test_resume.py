@@ -104,8 +104,8 @@ def test_filling_the_buffer_counts_as_training():
     """A start that takes a second longer: the second is in train_seconds, whatever else the machine does."""
     plain = trainer()
 
-    def slow(key):
-        state = plain.init(key)
+    def slow(given, key):
+        state = plain.init(given, key)
         wait = jax.pure_callback(lambda round: (time.sleep(1.0), round)[1], state.round, state.round)
         return state._replace(round=wait)
 

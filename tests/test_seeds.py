@@ -64,7 +64,7 @@ def test_a_buffer_is_written_where_a_plain_number_says():
     """The cursor and the round have no axis of seeds: under vmap a write at batched places is a scatter, slow."""
     objective = tj.losses.minimum_variance(problem(), NETWORK(problem()), tj.paths.uniform(8))
     trainer = turns.together(train.trainer(objective, NETWORK(problem()), optax.sgd(0.1), replay=Replay(8, 16, 2, 4)))
-    state, metrics = jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, KEYS))
+    state, metrics = jax.eval_shape(trainer.step, (), jax.eval_shape(trainer.init, (), KEYS))
     assert state.round.shape == state.buffer.cursor.shape == ()
     assert metrics.loss.shape == (3,)
     assert jax.tree.leaves(state.params)[0].shape[0] == 3
@@ -114,9 +114,9 @@ def test_one_seed_that_cannot_learn_stops_all_and_is_named():
     objective = trainable(collect, loss, Replay(4))
     trainer = train.trainer(objective, VECTOR, optax.sgd(0.1))
 
-    def init(key):
+    def init(given, key):
         far = jnp.where(jax.random.key_data(key)[-1] == 7, 100.0, 0.0)
-        return trainer.init(key)._replace(params=Learned(far * jnp.ones(3), None))
+        return trainer.init((), key)._replace(params=Learned(far * jnp.ones(3), None))
 
     several = turns.together(trainer._replace(init=init))
     with pytest.raises(FloatingPointError, match=r"every update of key 1 of rounds 0 to 1 .* bad was \['x'\]"):

@@ -28,7 +28,7 @@ def ones(params, key, n):
 
 
 def start(trainer):
-    return trainer.init(jax.random.key(0))
+    return trainer.init((), jax.random.key(0))
 
 
 # -------------------------------------------------------------------------------------------- one round
@@ -36,7 +36,7 @@ def start(trainer):
 
 def test_a_round_is_what_optax_would_do():
     trainer = train.trainer(objective(ones), NETWORK, SGD, replay=Replay(4, gradient_steps=2), average=0.05, max_norm=jnp.inf)
-    state, metrics = jax.jit(trainer.step)(start(trainer))
+    state, metrics = jax.jit(trainer.step)((), start(trainer))
     first = 0.2 * jnp.ones(3)  # 0 - 0.1 * 2 (0 - 1)
     second = first - 0.1 * 2 * (first - 1)
     np.testing.assert_allclose(state.params.control, second, rtol=1e-12)
@@ -51,13 +51,13 @@ def test_a_round_is_what_optax_would_do():
 
 def test_the_average_forgets_its_start_in_a_short_run():
     trainer = train.trainer(objective(ones), NETWORK, SGD, replay=Replay(4, gradient_steps=200), average=0.998)
-    state, _ = jax.jit(trainer.step)(start(trainer))
+    state, _ = jax.jit(trainer.step)((), start(trainer))
     np.testing.assert_allclose(state.average.control, 1.0, atol=0.01)
 
 
 def test_clipped_updates_are_cut_to_the_norm_and_counted():
     trainer = train.trainer(objective(ones), NETWORK, SGD, replay=Replay(4, gradient_steps=3), max_norm=1.0)
-    state, metrics = jax.jit(trainer.step)(start(trainer))
+    state, metrics = jax.jit(trainer.step)((), start(trainer))
     assert int(metrics.clipped_updates) == 3
     np.testing.assert_allclose(jnp.linalg.norm(state.params.control), 0.3, rtol=1e-12)
     assert float(metrics.gradient_norm) > 1  # before the cut
@@ -75,7 +75,7 @@ def test_nonfinite_updates_are_skipped_and_counted(poison):
 
     replay = Replay(4, gradient_steps=40)
     trainer = train.trainer(objective(ones, loss), NETWORK, optax.adam(0.1), replay=replay)
-    state, metrics = jax.jit(trainer.step)(start(trainer))
+    state, metrics = jax.jit(trainer.step)((), start(trainer))
     skipped = int(metrics.nonfinite_updates)
     assert 8 < skipped < 32
     assert trainer.quantities[int(metrics.first_bad)] == {"value": "loss", "gradient": "gradient"}[poison]
@@ -95,7 +95,7 @@ def test_nonfinite_particles_are_kept_out_and_counted(capacity):
 
     replay = Replay(4, capacity, gradient_steps=1, batch_size=64 if capacity else 0)
     trainer = train.trainer(objective(collect), NETWORK, SGD, replay=replay)
-    state, metrics = jax.jit(trainer.step)(start(trainer))
+    state, metrics = jax.jit(trainer.step)((), start(trainer))
     assert float(metrics.loss) == pytest.approx(3.0)
     assert int(metrics.nonfinite_particles) == 2 and int(metrics.nonfinite_updates) == 0
     assert int(metrics.clipped_particles) == 1
@@ -118,10 +118,10 @@ def test_weights_of_the_buffer_choose_the_batch():
 
     replay = Replay(4, 16, gradient_steps=4, batch_size=5000, weighting=lambda log_weight: log_weight)
     trainer = train.trainer(objective(collect, loss), NETWORK, SGD, replay=replay)
-    _, metrics = jax.jit(trainer.step)(start(trainer))
+    _, metrics = jax.jit(trainer.step)((), start(trainer))
     assert abs(float(metrics.loss) - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 20_000)
     trainer = train.trainer(objective(collect, loss), NETWORK, SGD, replay=replay._replace(weighting=None))
-    _, metrics = jax.jit(trainer.step)(start(trainer))
+    _, metrics = jax.jit(trainer.step)((), start(trainer))
     assert abs(float(metrics.loss) - 0.5) < 5 * np.sqrt(0.25 / 20_000)
 
 
@@ -136,10 +136,10 @@ def test_the_buffer_is_filled_with_draws_of_their_own():
     """No key twice: neither within the filling, nor between it and the first rounds."""
     trainer = train.trainer(objective(counting), NETWORK, SGD, replay=Replay(4, 16, batch_size=8))
     step = jax.jit(trainer.step)
-    state = jax.jit(trainer.init)(jax.random.key(0))
+    state = jax.jit(trainer.init)((), jax.random.key(0))
     rows = [state.buffer.items.data["x"]]
     for cursor in (0, 4):
-        state, _ = step(state)
+        state, _ = step((), state)
         rows.append(state.buffer.items.data["x"][cursor : cursor + 4])
     assert len(np.unique(np.concatenate(rows), axis=0)) == 16 + 2 * 4
 
@@ -243,7 +243,7 @@ def test_learned_extras_are_trained_beside_the_network():
 
     both = objective(ones, loss)._replace(init=lambda: jnp.zeros(()))
     trainer = train.trainer(both, NETWORK, SGD, replay=Replay(4, gradient_steps=100))
-    state, _ = jax.jit(trainer.step)(start(trainer))
+    state, _ = jax.jit(trainer.step)((), start(trainer))
     assert isinstance(state.params, Learned) and float(state.params.extra) == pytest.approx(2.0, abs=1e-3)
 
 

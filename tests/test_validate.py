@@ -106,7 +106,7 @@ def test_a_reward_that_cannot_be_differentiated_is_refused_where_its_gradient_is
 
 def test_every_loss_declares_what_it_needs_in_words_that_the_gate_knows():
     for name in losses.__all__:
-        assert set(validate.needs_of(getattr(losses, name))) <= {*validate.NEEDS, "potential"}
+        assert set(validate.needs_of(getattr(losses, name))) <= {*validate.NEEDS, "potential", "single"}
 
 
 def test_recipes_are_built_inside_a_traced_function():

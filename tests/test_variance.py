@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import driven, gaussian, plain, slow
 
-from tiltjax import diagnostics, exact, losses, paths, problems, processes
+from tiltjax import diagnostics, exact, families, losses, paths, problems, processes
 from tiltjax.losses import collect
 from tiltjax.types import Batch, Learned, Network
 
@@ -157,7 +157,8 @@ def test_weights_of_the_batch_count_as_repetitions():
     # the noise belongs to a particle's place: a loss without noise of its own
     still = objective._replace(
         regression=objective.regression._replace(
-            target=lambda params, key, t, item: (item.x, item.x), term=lambda params, key, t, item: params.control @ item.x
+            target=lambda params, here, key, t, item: (item.x, item.x),
+            term=lambda params, here, key, t, item: params.control @ item.x,
         )
     )
     twice = Batch(batch.data, jnp.log(jnp.asarray([2.0, 1.0, 0.0, 1.0])), batch.clipped)
@@ -185,7 +186,8 @@ def test_what_is_measured_is_what_is_trained_on(name):
         return
     objective = objective_of(name, "linear")
     params = Learned(jnp.asarray([0.3, -0.2]), objective.init())
-    term = jax.vmap(objective.regression.term, (None, 0, None, 0))
+    here = families.of(objective.family).here((), ())
+    term = jax.vmap(lambda params, *rest: objective.regression.term(params, here, *rest), (None, 0, None, 0))
     if name == "adjoint_matching":
         data = jax.jit(plain(objective).collect, static_argnums=2)(params, jax.random.key(0), 16).data
         keys = jax.random.split(jax.random.key(1), 16)

@@ -3,6 +3,7 @@
 E[exp(log_weight) f(X_1)] = Z E_{p*}[f]. Every function is of one particle; `vmap` over keys or paths.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,8 +105,16 @@ def dissipation(
     problem: Problem, control: ControlFn, times: Array, key: Key, num_particles: int, batch_size: int = 256
 ) -> Array:
     """The variance over paths of what each step adds to log w, (N,): for `paths.equal_dissipation`."""
+    return dissipation_of(lambda key: (problem, control), times, key, num_particles, batch_size)
+
+
+def dissipation_of(
+    draw: Callable[[Key], tuple[Problem, ControlFn]], times: Array, key: Key, num_particles: int, batch_size: int = 256
+) -> Array:
+    """The same over problems, with their controls, that draw(key) gives."""
 
     def one(key: Key) -> Array:
+        problem, control = draw(key)
         values = problem.dynamics.fluctuations(control, simulate_path(problem, control, times, key))
         return jnp.where(jnp.isfinite(values), values, 0.0)
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from tiltjax import identity, losses, pilot, plans, preparing, run, sampling, train, validate
-from tiltjax.types import Key, Network, Objective, Problem, Replay, Target
+from tiltjax import families, identity, losses, pilot, plans, preparing, run, sampling, train, validate
+from tiltjax.types import Family, Key, Network, Objective, Problem, Replay, Target
 
 
 class Arguments(NamedTuple):
@@ -38,7 +38,7 @@ class Arguments(NamedTuple):
 
 def fit(
     key: Key,
-    problem: Target | Problem,
+    problem: Target | Problem | Family,
     *,
     loss: Callable[..., Objective] = losses.minimum_variance,
     network: Callable[[Problem], Network] | Network | None = None,
@@ -79,7 +79,7 @@ def fit(
     return _fitted(key, problem, Arguments(**{name: given[name] for name in Arguments._fields}))[0]
 
 
-def fit_seeds(keys: Key, problem: Target | Problem, **arguments: Any) -> list[sampling.Sampler]:
+def fit_seeds(keys: Key, problem: Target | Problem | Family, **arguments: Any) -> list[sampling.Sampler]:
     """`fit` for S keys (S,) at once, as one vmapped program: a sampler for each, with the arguments of `fit`.
 
     All share the pilot, that of the first key, so their spread is that of training. Each report has a share, 1 / S, of the
@@ -93,7 +93,7 @@ def fit_seeds(keys: Key, problem: Target | Problem, **arguments: Any) -> list[sa
     return _fitted(keys, problem, Arguments(**given.kwargs), several=True)
 
 
-def _fitted(key: Key, problem: Target | Problem, a: Arguments, several: bool = False) -> list[sampling.Sampler]:
+def _fitted(key: Key, problem: Target | Problem | Family, a: Arguments, several: bool = False) -> list[sampling.Sampler]:
     """A sampler for each key: of shape () for one, (S,) for S in one program."""
     _gate(key, problem, a, several)
     network = preparing.default_network(problem) if a.network is None else a.network
@@ -123,7 +123,7 @@ def _gate(key: Any, problem: Any, a: Arguments, several: bool) -> None:
     validate.storage(a.checkpoint, a.checkpoint_seconds, findings)
     validate.recipes(a.loss, a.network, a.optimizer, findings)
     validate.wrong_options(findings, validate.options_of(a.loss))
-    if not isinstance(problem, Problem):
+    if not isinstance(problem, Problem | Family):
         findings.within(validate.target, problem)
         findings.within(validate.positive, "scale", "the pilot's idea of the target's width", a.scale)
         if isinstance(problem, Target):
@@ -138,7 +138,7 @@ def _gate(key: Any, problem: Any, a: Arguments, several: bool) -> None:
     findings.stop()
 
 
-def _plan(problem: Problem, network: Any, found: pilot.Pilot | None, a: Arguments) -> plans.Plan:
+def _plan(problem: Problem | Family, network: Any, found: pilot.Pilot | None, a: Arguments) -> plans.Plan:
     net = preparing.made(network, problem)
     times_of = a.grid or preparing.default_grid(problem)
     objective = a.loss(problem, net, times_of(a.num_steps))
@@ -151,7 +151,7 @@ def _plan(problem: Problem, network: Any, found: pilot.Pilot | None, a: Argument
     record = plans.record_of(problem, found, network, a.loss, objective)
     settings = (
         record,
-        None if a.checkpoint is None else identity.probe(problem),
+        None if a.checkpoint is None else (identity.probe(problem), identity.bytes_of(families.of(problem).given)),
         identity.told(network),
         identity.told(a.loss),
         objective.gradient_evaluations,

@@ -1,13 +1,16 @@
 """What tells one run from another: names of its recipes, its reward at two points; and what was saved with them."""
 
 import functools
+import hashlib
 import inspect
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tiltjax.types import Problem
+from tiltjax import families
+from tiltjax.types import Family, Problem
 
 
 def name_of(function: Any) -> str:
@@ -34,7 +37,15 @@ def same_network(saved: str, network: Any) -> str:
     return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
 
 
-def probe(problem: Problem) -> list[float]:
-    """The reward at two fixed points: two problems of one shape hardly ever agree there."""
-    shape = problem.process.shape
+def probe(problem: Problem | Family) -> list[float]:
+    """The reward at two fixed points: two problems of one shape hardly ever agree there. Of a family, that of one context."""
+    shape, problem = problem.frame.shape, families.example(problem)
     return [float(problem.reward(jnp.full(shape, value, jax.dtypes.canonicalize_dtype(float)))) for value in (0.1, -0.7)]
+
+
+def bytes_of(tree: Any) -> str:
+    """A hash of the bytes of all arrays, in order."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()[:16]

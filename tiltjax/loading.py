@@ -11,12 +11,12 @@ from jax import Array
 from tiltjax import checkpoints, identity, losses, plans, preparing, problems, sampling
 from tiltjax.coordinates import Coordinates
 from tiltjax.losses import bridge
-from tiltjax.types import Network, Objective, Problem, Target
+from tiltjax.types import Family, Network, Objective, Problem, Target
 
 
 def load(
     directory: str | pathlib.Path,
-    problem: Target | Problem,
+    problem: Target | Problem | Family,
     *,
     network: Callable[[Problem], Network] | Network | None = None,
     grid: Callable[[int], Array] | None = None,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, identity, pilot, problems, run, sampling, turns
-from tiltjax.types import Key, Network, Objective, Problem, Trainer
+from tiltjax import checkpoints, families, identity, pilot, problems, run, sampling, turns
+from tiltjax.types import Family, Key, Network, Objective, Problem, Trainer
 
 CHUNK_UPDATES = 100
 
@@ -17,7 +17,7 @@ CHUNK_UPDATES = 100
 class Plan(NamedTuple):
     """All that is decided before training: what is trained, for how long, and what its sampler and its report hold."""
 
-    problem: Problem
+    problem: Problem | Family
     network: Network
     objective: Objective
     trainer: Trainer
@@ -52,6 +52,7 @@ def trained(key: Key, plan: Plan, storage: Storage, chunk: int | None = None) ->
         checkpoint_seconds=storage.checkpoint_seconds,
         fingerprint=str(plan.settings),
         progress=storage.progress,
+        given=families.of(plan.problem).given,
     )
     learned = plan.trainer.learned(done.state)
     sampler = sampling.sampler(
@@ -96,7 +97,9 @@ def remakes(objective: Objective) -> bool:
     return objective.problem is not UNCHANGED
 
 
-def record_of(problem: Problem, found: pilot.Pilot | None, network: Any, loss: Any, objective: Objective) -> dict[str, Any]:
+def record_of(
+    problem: Problem | Family, found: pilot.Pilot | None, network: Any, loss: Any, objective: Objective
+) -> dict[str, Any]:
     """What `load` reads: of a target, the pilot's coordinates too."""
     coordinates = {} if found is None else found.coordinates._asdict()
     return {

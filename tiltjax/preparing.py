@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import memoryless, particles, paths, pilot, problems, processes, validate
+from tiltjax import families, memoryless, particles, paths, pilot, problems, processes, validate
 from tiltjax.coordinates import Coordinates
-from tiltjax.types import GaussianPath, Key, Network, Problem, Target
+from tiltjax.types import Family, GaussianPath, Key, Network, Problem, Target
 
 BASE_SCALE = 1.3
 
@@ -58,7 +58,7 @@ def stand_in(target: Target) -> Problem:
     return normal._replace(target=target._replace(log_density=normal.reward))
 
 
-def made(network: Any, problem: Problem) -> Network:
+def made(network: Any, problem: Problem | Family) -> Network:
     """A network from its constructor, or as it was given; the default where it is None."""
     network = default_network(problem) if network is None else network
     return network if isinstance(network, Network) else network(problem)
@@ -71,13 +71,14 @@ def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath | None, 
     return problems.sampling(target, process, resolution=found.resolution / base_scale**2, coordinates=coordinates)
 
 
-def default_network(problem: Target | Problem) -> Callable[[Problem], Network]:
+def default_network(problem: Target | Problem | Family) -> Callable[[Problem], Network]:
     """The network of the problem's dynamics (`Dynamics.network`); a target's are memoryless."""
     if isinstance(problem, Target):
         return memoryless.network(problem.centred)
-    return problem.dynamics.network(problems.is_centred(problem))
+    return families.example(problem).dynamics.network(problems.is_centred(problem))
 
 
-def default_grid(problem: Problem) -> Callable[[int], Array]:
+def default_grid(problem: Problem | Family) -> Callable[[int], Array]:
     """The grid of the problem's dynamics (`Dynamics.grid`)."""
-    return lambda num_steps: problem.dynamics.grid(problem.resolution, num_steps)
+    grid = families.example(problem).dynamics.grid
+    return lambda num_steps: grid(problem.resolution, num_steps)

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import annealing, memoryless, particles, processes, validate
+from tiltjax import annealing, families, memoryless, particles, processes, validate
 from tiltjax.coordinates import Coordinates
-from tiltjax.types import LogDensity, Problem, Process, Target
+from tiltjax.types import Family, LogDensity, Many, Problem, Process, Target
 
 RESOLUTION = 1e-3
 STABLE_STEPS = 50  # sigma^2 dt / 2 <= resolution / 2 from this number of steps on
@@ -121,7 +122,7 @@ def _check_anneal(problem: Problem, tilt: annealing.Tilt, sigma: Callable[[Array
 OVERSHOOT = 0.3  # of the resolution: the least R that regressions see
 
 
-def level_bin(problem: Problem, bins: int) -> Callable[[Array], Array]:
+def level_bin(problem: Problem | Family, bins: int) -> Callable[[Array], Array]:
     """t -> the bin of log R_t, () int32: of `bins` even ones from scale^2 down to OVERSHOOT resolution."""
     residual, scale = problem.frame.residual, problem.frame.scale
     depth = jnp.log(scale**2 / (OVERSHOOT * problem.resolution))
@@ -139,15 +140,39 @@ def narrowed(problem: Problem, ratio: Array) -> Problem:
     return problem._replace(process=processes.narrowed(problem.process, lambda t: ratio[where(t)]))
 
 
-def is_centred(problem: Problem) -> bool:
+def is_centred(problem: Problem | Family) -> bool:
     """True for a system of particles whose process lives in centred configurations (`particles`)."""
-    return problem.target is not None and problem.target.centred
+    return families.of(problem).centred
 
 
-def user_shape(problem: Problem) -> tuple[int, ...]:
+def user_shape(problem: Problem | Family) -> tuple[int, ...]:
     """The shape of one particle in the user's coordinates."""
-    x = jax.ShapeDtypeStruct(tuple(problem.process.shape), jax.dtypes.canonicalize_dtype(float))
-    return tuple(jax.eval_shape(problem.decode, x).shape)
+    return tuple(jax.eval_shape(families.example(problem).decode, validate.particle(problem.frame.shape)).shape)
+
+
+def family(
+    at: Callable[[Any, Any], Problem],
+    draw: Callable[[Any], Any] | None = None,
+    *,
+    given: Any = (),
+    per_context: int = 16,
+) -> Family:
+    """The problems at(given, context) for one sampler: a context for each particle, drawn by draw(key) in training.
+
+    `at` is called inside the traced function. It builds its problem there (`make_sampling`, `make_tilt`, `make_annealed`, or
+    the checked constructors), and closes over no array that may change: what all share is in `given`, what a particle has of
+    its own in its context. All problems have one frame and one resolution. A round of n particles has n / per_context
+    contexts. draw=None: no contexts, one problem whose arrays are `given`. Wrap a density that is dear to trace by `jax.jit`
+    outside `at`, with what it needs of the context as arguments: Python then runs it once.
+
+    Raises ValueError where contexts lead to problems of another frame, TypeError where `at` gives none.
+    """
+    context = () if draw is None else draw(jax.random.key(0))
+    first = at(given, context)
+    validate.family(first, at, given, draw, per_context)
+    many = None if draw is None else Many(draw, per_context)
+    centred = first.target is not None and first.target.centred
+    return Family(at, first.frame, float(first.resolution), given, many, centred)
 
 
 def traced_once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import weights
-from tiltjax.types import Batch, Metrics, Params, Replay
+from tiltjax import contexts, weights
+from tiltjax.types import Batch, Metrics, Objective, Params, Replay
 
 
 def clean(batch: Batch) -> tuple[Batch, Array]:
@@ -20,7 +20,8 @@ def clean(batch: Batch) -> tuple[Batch, Array]:
         return jnp.where(lost.reshape(-1, *(1,) * (leaf.ndim - 1)), jnp.zeros((), leaf.dtype), leaf)
 
     data = jax.tree.map(blank, batch.data)
-    return Batch(data, jnp.where(lost, -jnp.inf, batch.log_weight), batch.clipped), jnp.sum(bad, axis=1)
+    log_weight = jnp.where(lost, -jnp.inf, batch.log_weight)
+    return batch._replace(data=data, log_weight=log_weight), jnp.sum(bad, axis=1)
 
 
 def _bad(leaf: Array) -> Array:
@@ -35,16 +36,18 @@ def cumulative(log_weight: Array, replay: Replay) -> Array:
     return jnp.cumsum(weights.normalize(weighting(log_weight)))
 
 
-def metrics(weighted: bool, batch: Batch, bad: Array, values: Array, norms: Array, max_norm: float) -> Metrics:
-    """Of the newly collected batch, and of the updates of the round."""
+def metrics(objective: Objective, batch: Batch, bad: Array, updates: tuple[Array, Array], max_norm: float) -> Metrics:
+    """Of the newly collected batch, and of the updates of the round: their losses and the norms of their gradients."""
+    values, norms = updates
     skipped = ~(jnp.isfinite(values) & jnp.isfinite(norms))
     counts = jnp.concatenate([bad, jnp.stack([jnp.sum(~jnp.isfinite(values)), jnp.sum(~jnp.isfinite(norms))])])
-    n = batch.log_weight.size
-    known = weighted & jnp.any(jnp.isfinite(batch.log_weight))
+    log_z, ess, worst = contexts.summary(objective.family, batch.log_weight)
+    known = objective.weighted & jnp.any(jnp.isfinite(batch.log_weight))
     return Metrics(
         loss=jnp.mean(values, where=~skipped),
-        log_z=jnp.where(weighted, jax.nn.logsumexp(batch.log_weight) - jnp.log(n), jnp.nan),
-        ess=jnp.where(known, weights.ess(batch.log_weight), jnp.nan),
+        log_z=jnp.where(objective.weighted, log_z, jnp.nan),
+        ess=jnp.where(known, ess, jnp.nan),
+        worst_ess=jnp.where(known, worst, jnp.nan),
         gradient_norm=jnp.mean(norms, where=~skipped),
         clipped_updates=jnp.sum(~skipped & (norms > max_norm)),
         nonfinite_updates=jnp.sum(skipped),

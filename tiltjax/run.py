@@ -37,36 +37,40 @@ def run(
     checkpoint_seconds: float = 30.0,
     fingerprint: str = "",
     progress: bool = True,
+    given: Any = (),
 ) -> Run:
     """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
 
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
-    others beside the key, the length and the shapes. The progress bar counts updates.
+    others beside the key, the length and the shapes. The progress bar counts updates. `given` is an argument of the programs:
+    never donated, never saved.
     """
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
     num_chunks = -(-num_rounds // chunk)
-    shape = jax.eval_shape(trainer.init, key)
+    shape = jax.eval_shape(trainer.init, given, key)
     identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
     store = None if checkpoint is None else checkpoints.open_store(checkpoint, identity)
     found = None if store is None else store.restore(shape)
     if found is not None and int(found[0].round) >= num_chunks * chunk:
         return Run(found[0], _join(found[1]), *found[2])
     began = time.perf_counter()
-    rounds = jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=chunk), donate_argnums=0)
+    rounds = jax.jit(
+        lambda given, state: jax.lax.scan(lambda s, _: trainer.step(given, s), state, length=chunk), donate_argnums=1
+    )
     with stage(progress, "compiling, and filling the buffer"):
-        advance = rounds.lower(shape).compile()
-        init = jax.jit(trainer.init).lower(key).compile() if found is None else trainer.init
+        advance = rounds.lower(given, shape).compile()
+        init = jax.jit(trainer.init).lower(given, key).compile() if found is None else trainer.init
         started = time.perf_counter()
-        state, history, (before, trained) = (init(key), [], (0.0, 0.0)) if found is None else found
+        state, history, (before, trained) = (init(given, key), [], (0.0, 0.0)) if found is None else found
         jax.block_until_ready(state)
     saved, compiling = time.perf_counter(), before + started - began
     first = int(state.round) // chunk
     with _bar(progress, num_chunks * chunk, int(state.round), trainer.updates) as bar:
         for i in range(first, num_chunks):
-            state, metrics = advance(state)
+            state, metrics = advance(given, state)
             # the host reads a chunk only when the next is under way, so the device never waits for it
             if i > first:
                 _watch(history[-1], trainer, bar, i, chunk)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from tiltjax import buffers, rounds, validate
+from tiltjax import buffers, contexts, families, rounds, validate
 from tiltjax.buffers import Buffer
 from tiltjax.types import Batch, Held, Key, Learned, Metrics, Network, Objective, Replay, Trainer, TrainState
 
@@ -46,31 +46,32 @@ def trainer(
     replay = objective.replay if replay is None else replay
     findings = validate.Findings("train.trainer")
     validate.replay(replay, findings)
+    findings.within(validate.rounds_of, objective.family, replay)
     validate.averaging(average, max_norm, findings)
     findings.stop()
     own = buffers.ring(replay.capacity) if replay.capacity else buffers.once()
     buffer = buffers.shared(own, tuple(source.share for source in sources)) if sources else own
     parts = Parts(objective, network, optimizer, replay, average, max_norm, buffer)
 
-    def begin(key: Key, carried: Any) -> TrainState:
-        return _begin(parts, sources, key, carried)
+    def begin(given: Any, key: Key, carried: Any) -> TrainState:
+        return _begin(parts, sources, given, key, carried)
 
     return Trainer(
-        init=lambda key: begin(key, objective.carry(jax.random.fold_in(key, 0))),
-        step=lambda state: _step(parts, state),
+        init=lambda given, key: begin(given, key, objective.carry(jax.random.fold_in(key, 0))),
+        step=lambda given, state: _step(parts, given, state),
         quantities=_quantities(objective, network, replay),
         learned=lambda state: state.average,
         begin=begin,
-        renew=lambda state, key, carried: _renew(parts, sources, state, key, carried),
+        renew=lambda given, state, key, carried: _renew(parts, sources, Held(state.average, carried, given), state, key),
         updates=replay.gradient_steps,
     )
 
 
-def _begin(parts: Parts, sources: tuple[buffers.Source, ...], key: Key, carried: Any) -> TrainState:
+def _begin(parts: Parts, sources: tuple[buffers.Source, ...], given: Any, key: Key, carried: Any) -> TrainState:
     """Before the first round: fresh parameters, a full buffer."""
     key_params, key_buffer, key = jax.random.split(key, 3)
     params = Learned(parts.network.init(key_params), parts.objective.init())
-    carried, filled = _fill(parts, sources, Held(params, carried), key_buffer)
+    carried, filled = _fill(parts, sources, Held(params, carried, given), key_buffer)
     return TrainState(
         key=key,
         round=jnp.zeros((), jnp.int32),
@@ -82,10 +83,10 @@ def _begin(parts: Parts, sources: tuple[buffers.Source, ...], key: Key, carried:
     )
 
 
-def _renew(parts: Parts, sources: tuple[buffers.Source, ...], state: TrainState, key: Key, carried: Any) -> TrainState:
+def _renew(parts: Parts, sources: tuple[buffers.Source, ...], held: Held, state: TrainState, key: Key) -> TrainState:
     """From the averaged parameters with a new buffer: the optimizer's state goes on, the average starts anew."""
     key_buffer, key = jax.random.split(key)
-    carried, filled = _fill(parts, sources, Held(state.average, carried), key_buffer)
+    carried, filled = _fill(parts, sources, held, key_buffer)
     return state._replace(
         key=key,
         round=jnp.zeros_like(state.round),
@@ -103,9 +104,9 @@ def _fill(parts: Parts, sources: tuple[buffers.Source, ...], held: Held, key: Ke
 
     def one(carried: Any, place: tuple[Array, Key]) -> tuple[Any, Batch]:
         i, key = place
-        batch, after = objective.collect(held._replace(carried=carried), key, replay.num_particles)
+        batch, after = contexts.collect(objective, held._replace(carried=carried), key, replay.num_particles)
         # the first round of training takes the place of the first one here, which hands nothing on
-        return rounds.where(i > 0, after, carried), rounds.clean(batch)[0]
+        return rounds.where(i > 0, after, carried), _comparable(objective, rounds.clean(batch)[0])
 
     keys = jax.random.split(key, replay.capacity // replay.num_particles)
     carried, collected = jax.lax.scan(one, held.carried, (jnp.arange(len(keys)), keys))
@@ -114,30 +115,35 @@ def _fill(parts: Parts, sources: tuple[buffers.Source, ...], held: Held, key: Ke
     return carried, parts.buffer.init(own, *others)
 
 
+def _comparable(objective: Objective, batch: Batch) -> Batch:
+    """The batch of a round with weights that may be compared across contexts."""
+    return batch._replace(log_weight=contexts.relative(objective.family, batch.log_weight))
+
+
 def _labelled(objective: Objective, held: Held, key: Key, x: Array) -> Batch:
     """Draws x (m, *shape) of p*, in the process's coordinates, as items of the loss, equally weighted."""
-    label = validate.label(objective)
-    data = jax.vmap(lambda key, x: label(held, key, x))(jax.random.split(key, len(x)), x)
+    label, here = validate.label(objective), families.here_of(objective, held, ())
+    data = jax.vmap(lambda key, x: label(held, key, here, x))(jax.random.split(key, len(x)), x)
     return rounds.clean(Batch(data, jnp.zeros(len(x), x.dtype), jnp.zeros(len(x), bool)))[0]
 
 
-def _step(parts: Parts, state: TrainState) -> tuple[TrainState, Metrics]:
+def _step(parts: Parts, given: Any, state: TrainState) -> tuple[TrainState, Metrics]:
     """One round."""
     objective, replay, buffer = parts.objective, parts.replay, parts.buffer
     key_collect, key_fit = jax.random.split(jax.random.fold_in(state.key, state.round))
-    held = Held(state.params, state.carried)
-    batch, carried = jax.lax.stop_gradient(objective.collect(held, key_collect, replay.num_particles))
+    held = Held(state.params, state.carried, given)
+    batch, carried = jax.lax.stop_gradient(contexts.collect(objective, held, key_collect, replay.num_particles))
     batch, bad = rounds.clean(batch)
-    filled = buffer.add(state.buffer, batch)
+    filled = buffer.add(state.buffer, _comparable(objective, batch))
     cumulative = rounds.cumulative(buffer.log_weight(filled), replay)
 
     def update(learning: tuple[Any, ...], given: tuple[Key, Array]) -> tuple[tuple[Any, ...], tuple[Array, Array]]:
         key, count = given
         key_draw, key_loss = jax.random.split(key)
-        data = buffer.sample(filled, key_draw, replay.batch_size, cumulative).data
+        drawn = buffer.sample(filled, key_draw, replay.batch_size, cumulative)
 
         def loss(params: Learned) -> Array:
-            return objective.loss(Held(params, carried), key_loss, data)
+            return objective.loss(Held(params, carried, given), key_loss, drawn)
 
         value, gradient = jax.value_and_grad(loss)(learning[0])
         value = jnp.where(jnp.isfinite(cumulative[-1]), value, jnp.nan)  # no particle has a weight: nothing to learn from
@@ -148,7 +154,7 @@ def _step(parts: Parts, state: TrainState) -> tuple[TrainState, Metrics]:
     counts = (state.round * steps + jnp.arange(steps, dtype=jnp.int32)).astype(jax.dtypes.canonicalize_dtype(float))
     (params, mean, opt_state), (values, norms) = jax.lax.scan(update, start, (jax.random.split(key_fit, steps), counts))
     after = TrainState(state.key, state.round + 1, params, mean, opt_state, carried, buffer.keep(filled))
-    return after, rounds.metrics(objective.weighted, batch, bad, values, norms, parts.max_norm)
+    return after, rounds.metrics(objective, batch, bad, (values, norms), parts.max_norm)
 
 
 def _moved(
@@ -169,8 +175,9 @@ def _moved(
 
 def _quantities(objective: Objective, network: Network, replay: Replay) -> tuple[str, ...]:
     def collect(key: Key) -> Batch:
-        held = Held(Learned(network.init(key), objective.init()), objective.carry(key))
-        return objective.collect(held, key, replay.num_particles)[0]
+        given = () if objective.family is None else objective.family.given
+        held = Held(Learned(network.init(key), objective.init()), objective.carry(key), given)
+        return contexts.collect(objective, held, key, replay.num_particles)[0]
 
     shapes = jax.eval_shape(collect, jax.random.key(0))
     leaves = [jax.tree_util.keystr(where).lstrip(".") for where, _ in jax.tree.leaves_with_path(shapes.data)]

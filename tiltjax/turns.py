@@ -25,26 +25,29 @@ def alternate(first: Trainer, second: Trainer, rounds: int) -> Trainer:
     it its schedule. One `lax.cond` on the round says whose turn it is. What is learned is Learned(first's control, second's).
     """
 
-    def init(key: Key) -> Turns:
+    def init(given: Any, key: Key) -> Turns:
         key_first, key_second, key = jax.random.split(key, 3)
-        second_state = second.init(key_second)
-        first_state = first.begin(key_first, second_state.params.control)
+        second_state = second.init(given, key_second)
+        first_state = first.begin(given, key_first, second_state.params.control)
         return Turns(key, jnp.zeros((), jnp.int32), first_state, second_state)
 
-    def turn(own: Trainer, state: TrainState, other: TrainState, key: Key, fresh: Array) -> tuple[TrainState, Metrics]:
-        state = jax.lax.cond(fresh, lambda: own.renew(state, key, other.average.control), lambda: state)
-        return own.step(state)
+    def turn(
+        own: Trainer, given: Any, states: tuple[TrainState, TrainState], key: Key, fresh: Array
+    ) -> tuple[TrainState, Metrics]:
+        state, other = states
+        state = jax.lax.cond(fresh, lambda: own.renew(given, state, key, other.average.control), lambda: state)
+        return own.step(given, state)
 
-    def step(state: Turns) -> tuple[Turns, Metrics]:
+    def step(given: Any, state: Turns) -> tuple[Turns, Metrics]:
         stage, place = state.round // rounds, state.round % rounds
         key, fresh = jax.random.fold_in(state.key, stage), (place == 0) & (stage > 0)
 
         def of_first() -> tuple[Turns, Metrics]:
-            own, metrics = turn(first, state.first, state.second, key, fresh)
+            own, metrics = turn(first, given, (state.first, state.second), key, fresh)
             return state._replace(first=own), metrics
 
         def of_second() -> tuple[Turns, Metrics]:
-            own, metrics = turn(second, state.second, state.first, key, fresh)
+            own, metrics = turn(second, given, (state.second, state.first), key, fresh)
             shifted = jnp.where(metrics.first_bad < 0, -1, metrics.first_bad + len(first.quantities))
             return state._replace(second=own), metrics._replace(first_bad=shifted)
 
@@ -65,12 +68,20 @@ def together(trainer: Trainer) -> Trainer:
 
     Those are the same for all, and stay plain numbers: a buffer is then written in one piece.
     """
-    shape = jax.eval_shape(trainer.init, jax.random.key(0))
     shared = {"round", "cursor"}
 
     def axis(where: Any, leaf: Any) -> int | None:
         return None if getattr(where[-1], "name", None) in shared else 0
 
-    axes: Any = jax.tree_util.tree_map_with_path(axis, shape)
-    init = jax.vmap(trainer.init, out_axes=axes)
-    return trainer._replace(init=init, step=jax.vmap(trainer.step, in_axes=(axes,), out_axes=(axes, 0)))
+    def axes_of(state: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(axis, state)
+
+    def init(given: Any, keys: Key) -> Any:
+        axes = axes_of(jax.eval_shape(trainer.init, given, keys[0]))
+        return jax.vmap(trainer.init, in_axes=(None, 0), out_axes=axes)(given, keys)
+
+    def step(given: Any, state: Any) -> tuple[Any, Metrics]:
+        axes = axes_of(state)
+        return jax.vmap(trainer.step, in_axes=(None, axes), out_axes=(axes, 0))(given, state)
+
+    return trainer._replace(init=init, step=step)

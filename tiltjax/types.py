@@ -24,12 +24,6 @@ class LogDensity(Protocol):
 ControlFn = Callable[[Array, Array], Array]  # (t, x) -> u: a control with its parameters
 
 
-class Control(Protocol):
-    """(params, t, x) -> u(x, t), of x's shape: the control of dX = (b + sigma u) dt + sigma dB."""
-
-    def __call__(self, params: Params, t: Array, x: Array, /) -> Array: ...
-
-
 # ------------------------------------------------------------------------------------------------ recipes
 
 
@@ -207,14 +201,59 @@ class Problem(NamedTuple):
         return self.process.frame
 
 
+class Here(NamedTuple):
+    """What a particle is of: its problem, the arrays that are given to all, its own context."""
+
+    problem: Problem
+    given: Any = ()
+    context: Any = ()
+
+
+class Family(NamedTuple):
+    """Problems that one sampler serves: `at(given, context) -> Problem`, called inside the traced function.
+
+    `given`: one tree shared by all particles (a model's weights, a data set), an argument of every program. `context`: the
+    small tree of one particle (a temperature, a prompt's index, y). `at` closes over neither. `frame`, `resolution` and
+    `centred` are static, the same for all contexts. `many`: what is done with several contexts; None of a family of one.
+    """
+
+    at: Callable[[Any, Any], Problem]
+    frame: Frame
+    resolution: float
+    given: Any = ()
+    many: "Many | None" = None
+    centred: bool = False
+
+    def here(self, given: Any, context: Any) -> Here:
+        """At a context."""
+        return Here(self.at(given, context), given, context)
+
+
+class Many(NamedTuple):
+    """Of a family of more than one: `draw(key) -> context`, and how many particles of a round have one context."""
+
+    draw: Callable[[Key], Any]
+    per_context: int
+
+
 class Network(NamedTuple):
-    """A control u_theta: `init(key) -> params`, `apply(params, t, x) -> u`. Zero at initialization."""
+    """A control u_theta: `init(key) -> params`, `apply(params, t, x) -> u`. Zero at initialization.
+
+    sees: apply takes a fourth argument, `here`, the problem, what is given and the context of the particle.
+    """
 
     init: Callable[[Key], Params]
-    apply: Control
+    apply: Callable[..., Array]
     gradient_evaluations: int = 0  # of the density, in one call of apply
-    potential: Callable[[Params, Array, Array], Array] | None = None  # (params, t, x) -> phi, where apply is grad phi
+    potential: Callable[..., Array] | None = None  # (params, t, x) -> phi, where apply is grad phi
     at_once: int | None = None  # particles in one call of the batched apply, where more are slower; None: any number
+    sees: bool = False
+
+    def control(self, params: Params, here: Here) -> ControlFn:
+        """(t, x) -> u of one particle."""
+        if self.sees:
+            return lambda t, x: self.apply(params, t, x, here)
+        return lambda t, x: self.apply(params, t, x)
 
 
 class Mixture(NamedTuple):
@@ -245,25 +284,25 @@ class Replay(NamedTuple):
 class Regression(NamedTuple):
     """How a loss regresses the control, at one time t and on one collected particle `item` (an entry of `Batch.data`).
 
-    `target(params, key, t, item) -> (x, u)` draws X_t = x and the noisy control u, of x's shape, that is regressed on there:
-    E[u | t, X_t] = u*(t, X_t) over particles of the tilt. `term(params, key, t, item) -> scalar` is what that pair adds to the
-    loss, which is the mean of `term` over particles and over its own law of t.
+    `target(params, here, key, t, item) -> (x, u)` draws X_t = x and the noisy control u, of x's shape, that is regressed on:
+    E[u | t, X_t] = u*(t, X_t) over particles of the tilt. `term(params, here, key, t, item) -> scalar` is what that pair adds
+    to the loss, which is the mean of `term` over particles and over its own law of t.
     """
 
-    target: Callable[["Learned", Key, Array, Any], tuple[Array, Array]]
-    term: Callable[["Learned", Key, Array, Any], Array]
+    target: Callable[["Learned", Here, Key, Array, Any], tuple[Array, Array]]
+    term: Callable[["Learned", Here, Key, Array, Any], Array]
 
 
 class Objective(NamedTuple):
     """A training method: collect, then regress.
 
     `init() -> extra` are learned quantities beside the network (a log Z, mixture weights; None if there are none).
-    `collect_on(problem, held, key, n) -> (Batch, carried)` simulates n labelled particles of the problem without gradient, and
-    says what is carried to the next round. `loss(held, key, data) -> scalar` is differentiated in held.params.
+    `collect_on(here, held, key, n) -> (Batch, carried)` simulates n labelled particles of one problem without gradient, and
+    says what is carried to the next round. `loss(held, key, batch) -> scalar` is differentiated in held.params.
 
-    `base` is the problem that the objective is for; `problem(base, extra)` the same tilt with dynamics made of what is learned,
-    for collecting and for draws (default: the base as it is). `carry(key) -> carried` is what the first round is handed:
-    arrays that go from round to round but are not learned (default: none). `label(held, key, x1) -> data of one particle`
+    `family` are the problems that the objective is for; `problem(problem, extra)` is a problem of it with dynamics made of what
+    is learned, for collecting and for draws (default: as it is). `carry(key) -> carried` is what the first round is handed:
+    arrays that go from round to round but are not learned (default: none). `label(held, key, here, x1) -> data of one particle`
     makes an item of a draw of p* that is not the sampler's own; None where that cannot be.
 
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
@@ -272,38 +311,35 @@ class Objective(NamedTuple):
     """
 
     init: Callable[[], Params]
-    collect_on: Callable[[Any, "Held", Key, int], tuple["Batch", Any]]
-    loss: Callable[["Held", Key, Any], Array]
+    collect_on: Callable[[Here, "Held", Key, int], tuple["Batch", Any]]
+    loss: Callable[["Held", Key, "Batch"], Array]
     replay: Replay
     energy_evaluations: int = 1
     gradient_evaluations: int = 1
     weighted: bool = True  # a batch's log_weight is that of its paths
     regression: Regression | None = None
     learning_rate: float = 4e-3
-    base: Problem | None = None
+    family: Any = None
     problem: Callable[[Any, Params], Any] = lambda problem, extra: problem
     carry: Callable[[Key], Any] = lambda key: ()
-    label: Callable[["Held", Key, Array], Any] | None = None
-
-    def collect(self, held: "Held", key: Key, n: int) -> tuple["Batch", Any]:
-        """n labelled particles of the base under what is held, and what is carried on."""
-        return self.collect_on(self.problem(self.base, held.params.extra), held, key, n)
+    label: Callable[["Held", Key, Here, Array], Any] | None = None
 
 
 class Trainer(NamedTuple):
-    """`init(key) -> TrainState`, `step(state) -> (TrainState, Metrics)`: one round of collect and regress.
+    """`init(given, key) -> TrainState`, `step(given, state) -> (TrainState, Metrics)`: one round of collect and regress.
 
     `quantities` names what is checked for non-finite values, in the order in which one spoils the next. `learned(state)` is
-    what to draw with. For trainers that take turns: `begin(key, carried)` is `init` with other carried arrays, and
-    `renew(state, key, carried)` a new buffer for them, the parameters those of the average. A round makes `updates` updates.
+    what to draw with. For trainers that take turns: `begin(given, key, carried)` is `init` with other carried arrays, and
+    `renew(given, state, key, carried)` a new buffer for them, the parameters those of the average. A round makes
+    `updates` updates.
     """
 
-    init: Callable[[Key], Any]
-    step: Callable[[Any], tuple[Any, "Metrics"]]
+    init: Callable[[Any, Key], Any]
+    step: Callable[[Any, Any], tuple[Any, "Metrics"]]
     quantities: tuple[str, ...]
     learned: Callable[[Any], "Learned"]
-    begin: Callable[[Key, Any], Any]
-    renew: Callable[[Any, Key, Any], Any]
+    begin: Callable[[Any, Key, Any], Any]
+    renew: Callable[[Any, Any, Key, Any], Any]
     updates: int
 
 
@@ -365,11 +401,15 @@ class Estimate(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Collected particles: data (a tree of leaves (n, ...)), log_weight (n,) of their paths, clipped (n,) where a label was."""
+    """Collected particles: data (a tree of leaves (n, ...)), log_weight (n,) of their paths, clipped (n,) where a label was.
+
+    context: that of each particle, leaves (n, ...); () of a plain problem.
+    """
 
     data: Any
     log_weight: Array
     clipped: Array
+    context: Any = ()
 
 
 class TrainState(NamedTuple):
@@ -385,13 +425,14 @@ class TrainState(NamedTuple):
 class Metrics(NamedTuple):
     """Of one round. Counts are of updates (nonfinite: skipped; clipped: scaled down) and of collected particles.
 
-    log_z and ess are those of the newly collected particles' weights. `first_bad` indexes `Trainer.quantities`, -1 if all is
-    finite.
+    log_z and ess are those of the newly collected particles' weights: of a family the means over its contexts, and `worst_ess`
+    the least of them. `first_bad` indexes `Trainer.quantities`, -1 if all is finite.
     """
 
     loss: Array
     log_z: Array
     ess: Array
+    worst_ess: Array
     gradient_norm: Array
     clipped_updates: Array
     nonfinite_updates: Array

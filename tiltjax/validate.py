@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax.types import Dynamics, LogDensity, Network, Objective, Problem, Process, Rates, Replay, Target, is_key
+from tiltjax import families
+from tiltjax.types import Dynamics, Family, LogDensity, Network, Objective, Problem, Process, Rates, Replay, Target, is_key
 
 
 class Findings:
@@ -206,6 +207,16 @@ def replay(value: Any, findings: Findings) -> None:
     )
 
 
+def rounds_of(problem: Problem | Family | None, of: Replay) -> None:
+    """ValueError where the particles of a round are no whole number of contexts."""
+    many = None if problem is None else families.of(problem).many
+    if many is not None and of.num_particles % many.per_context:
+        raise ValueError(
+            f"the particles of a round must be a multiple of the particles of a context, {many.per_context}; got "
+            f"num_particles={of.num_particles}. Pass another Replay, or problems.family(..., per_context=)."
+        )
+
+
 def averaging(average: Any, max_norm: Any, findings: Findings) -> None:
     """Notes what cannot work of the average of parameters and of the cut of the gradient."""
     findings.within(
@@ -264,7 +275,7 @@ def needs(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def declare(constructor: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(constructor)
-        def checked(problem: Problem, network: Network, times: Array, **options: Any) -> Any:
+        def checked(problem: Problem | Family, network: Network, times: Array, **options: Any) -> Any:
             findings = Findings(constructor.__name__)
             lacking(findings, names, constructor.__name__, problem, network)
             wrong_options(findings, options)
@@ -302,14 +313,17 @@ def needs_of(loss: Any) -> tuple[str, ...]:
     return getattr(loss, "needs", ())
 
 
-def lacking(findings: Findings, names: Iterable[str], what: str, problem: Problem, network: Network | None) -> None:
+def lacking(findings: Findings, names: Iterable[str], what: str, problem: Problem | Family, network: Network | None) -> None:
     """Notes each need that problem and network do not meet; a network of None is not made yet."""
+    one_of_them = families.example(problem)
     for name in names:
-        if name == "potential":
+        if name == "single":
+            findings.within(single, problem, what)
+        elif name == "potential":
             if network is not None:
                 findings.within(potential, network, what)
         else:
-            findings.within(NEEDS[name], problem, what)
+            findings.within(NEEDS[name], one_of_them, what)
 
 
 def density(process: Process, what: str) -> LogDensity:
@@ -388,6 +402,72 @@ def bridge(problem: Problem) -> None:
         raise ValueError(
             "the process is memoryless: X_0 says nothing of X_1, so the tilt is the bridge already. Use fit, or a source: "
             "paths.brownian(sigma, source)."
+        )
+
+
+def context(problem: Problem | Family, value: Any) -> int | None:
+    """How many contexts are stacked in `value`, None for one. ValueError unless they are the family's."""
+    many = families.of(problem).many
+    if many is None:
+        if value is not None:
+            raise ValueError(
+                "context is for samplers of a family of problems; got one for a sampler of one problem. Leave it out."
+            )
+        return None
+    like = jax.eval_shape(many.draw, jax.random.key(0))
+    expected = f"one of the family's contexts, {_shapes(like)}, or several stacked"
+    if value is None:
+        raise ValueError(f"a sampler of a family needs a context; got none. Pass context= {expected}.")
+    if str(jax.tree.structure(value)) != str(jax.tree.structure(like)):
+        raise ValueError(f"context must be {expected}; got {jax.tree.structure(value)}.")
+    extra = set()
+    for leaf, known in zip(jax.tree.leaves(value), jax.tree.leaves(like), strict=True):
+        shape = jnp.shape(leaf)
+        if shape[len(shape) - known.ndim :] != known.shape or len(shape) - known.ndim not in (0, 1):
+            raise ValueError(f"context must be {expected}; got {_shapes(value)}.")
+        extra.add(shape[: len(shape) - known.ndim])
+    if len(extra) != 1:
+        raise ValueError(f"context must be {expected}; got {_shapes(value)}, stacked in different ways.")
+    (stacked,) = extra
+    return stacked[0] if stacked else None
+
+
+def _shapes(tree: Any) -> str:
+    shapes = [str(tuple(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
+    return "of shape " + ", ".join(shapes)
+
+
+def single(problem: Problem | Family, what: str) -> None:
+    """ValueError for a family of more than one context."""
+    if families.of(problem).many is not None:
+        raise ValueError(
+            f"{what} compares particles of one problem; got a family, whose contexts have a normalizing constant each. Use "
+            "losses.minimum_variance, another of the score matching family, adjoint_matching or log_variance."
+        )
+
+
+def by_context(problem: Problem | Family, replay: Replay, what: str) -> None:
+    """ValueError where the particles of one context would be scattered over a buffer."""
+    if families.of(problem).many is not None and replay.capacity:
+        raise ValueError(
+            f"{what} of a family compares the particles of one context, which a buffer scatters; got a replay with capacity="
+            f"{replay.capacity}. Pass Replay(num_particles=..., capacity=0)."
+        )
+
+
+def family(first: Any, at: Callable[..., Any], given: Any, draw: Any, per_context: Any) -> None:
+    """Raises unless contexts lead to problems of one frame and resolution."""
+    if not isinstance(first, Problem):
+        raise TypeError(f"at(given, context) must give a problem, problems.tilt(...) say; got {type(first).__name__}.")
+    positive_int("per_context", per_context)
+    if draw is None:
+        return
+    other = at(given, draw(jax.random.key(1)))
+    same = [(of.frame.shape, float(of.frame.scale), float(of.resolution)) for of in (first, other)]
+    if same[0] != same[1]:
+        raise ValueError(
+            "all problems of a family must have one frame and one resolution; got shape, scale and resolution "
+            f"{same[0]} and {same[1]} for two contexts. Build them with the same path, scale= and resolution=."
         )
 
 

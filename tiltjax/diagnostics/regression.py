@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import weights
+from tiltjax import families, weights
 from tiltjax.diagnostics.estimates import expectation
-from tiltjax.types import Batch, Estimate, Key, Learned, Objective, Regression
+from tiltjax.types import Batch, Estimate, Here, Key, Learned, Objective, Regression
 
 
 class TargetVariance(NamedTuple):
@@ -43,7 +43,7 @@ def target_variance(
 
     With the exact control as the `reference` (t, x) -> u it is the variance of the target given X_t, E[Var(u | t, X_t)]; any
     other, the trained one say, adds its own E|u* - u_reference|^2. The batch is weighted by its log weights:
-    `objective.collect(params, key, n)`, or draws of the target itself (`losses.collect.known_end_points`).
+    `contexts.collect(objective, held, key, n)[0]`, or draws of the target itself (`losses.collect.known_end_points`).
 
     Units are those of the control u for every loss. u = gain_t g, with g = grad_m log h the quantity that the networks and the
     score matching losses speak of: divide by frame.gain(t)^2 for the variance in units of g. The tilted score is s* = s +
@@ -56,13 +56,13 @@ def target_variance(
     ValueError for a loss that does not regress. Sources: De Bortoli et al. (2024), arXiv 2402.08667; Domingo-Enrich, Du,
     Albergo (2026), arXiv 2605.00229.
     """
-    target = _of(objective).target
+    target, here = _of(objective).target, _here(objective)
 
     def at(given: tuple[Array, Key]) -> tuple[Estimate, Estimate]:
         t, key = given
 
         def one(key: Key, item: object) -> Array:
-            x, u = target(params, key, t, item)
+            x, u = target(params, here, key, t, item)
             return jnp.square(u - reference(t, x))
 
         square = jax.vmap(one)(_keys(key, batch), batch.data)
@@ -85,17 +85,17 @@ def gradient_variance(
     One gradient a particle and time, `batch_size` at once (memory: as many copies of the parameters). Of the parameters of the
     control alone, not of a loss's own. Raises ValueError for a loss that does not regress.
     """
-    term, w = _of(objective).term, weights.normalize(batch.log_weight)
+    term, w, here = _of(objective).term, weights.normalize(batch.log_weight), _here(objective)
     spread = 1 - jnp.sum(jnp.square(w))  # (n - 1) / n for equal weights
 
     def slope(control: object, t: Array, key: Key, item: object) -> object:
-        return jax.grad(lambda control: term(params._replace(control=control), key, t, item))(control)
+        return jax.grad(lambda control: term(params._replace(control=control), here, key, t, item))(control)
 
     def at(given: tuple[Array, Key]) -> tuple[Estimate, Array]:
         t, keys = given[0], _keys(given[1], batch)
 
         def mean(control: object) -> Array:
-            terms = jax.vmap(lambda k, item: term(params._replace(control=control), k, t, item))(keys, batch.data)
+            terms = jax.vmap(lambda k, item: term(params._replace(control=control), here, k, t, item))(keys, batch.data)
             return jnp.sum(w * terms)
 
         centre = jax.grad(mean)(params.control)
@@ -118,6 +118,14 @@ def _norm2(tree: object) -> Array:
 
 def _keys(key: Key, batch: Batch) -> Array:
     return jax.random.split(key, batch.log_weight.size)
+
+
+def _here(objective: Objective) -> Here:
+    """Of a plain problem; ValueError for a family, whose contexts are to be looked at one by one."""
+    family = families.of(objective.family)
+    if family.many is not None:
+        raise ValueError("this diagnostic is of one problem; got a family. Make the objective of one of its problems.")
+    return family.here(family.given, ())
 
 
 def _of(objective: Objective) -> Regression:

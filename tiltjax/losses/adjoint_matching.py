@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, sde, validate
+from tiltjax import batching, families, sde, validate
 from tiltjax.losses.collect import ON_POLICY_RATE, clip_slope, labelled_paths, nothing
-from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
+from tiltjax.types import Batch, Family, Held, Here, Key, Learned, Network, Objective, Path, Problem, Regression, Replay
 
 
 class Labelled(NamedTuple):
@@ -20,7 +20,7 @@ class Labelled(NamedTuple):
 
 @validate.needs("memoryless", "gradient")
 def adjoint_matching(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -39,40 +39,42 @@ def adjoint_matching(
     paths and `weighting=weights.tempered(0.2)`); a Gaussian base with expensive energies (`adjoint_sampling` uses an end point
     at all times). Source: Domingo-Enrich et al. (2024), arXiv 2409.08861, eq. 37-40.
     """
-    process, steps = problem.process, len(times) - 1
+    family, steps = families.of(problem), len(times) - 1
+    clock = families.example(problem).process.clock  # of the frame alone, hence of all contexts
     chosen = min(num_times, steps)
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
-        batch = labelled_paths(problem, network, times, held, key, n, lambda path, _: labelled(problem, path, clip))
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        batch = labelled_paths(here, network, times, held, key, n, lambda path, _: labelled(here.problem, path, clip))
         return batch._replace(data=batch.data[0], clipped=batch.data[1]), held.carried
 
-    def label(held: Held, key: Key, x1: Array) -> Labelled:  # a noising path of a draw of p* is a path of the tilt
-        path = sde.simulate_backward(process, lambda t, x: jnp.zeros_like(x), times, key, x1)
-        return labelled(problem, path, clip)[0]
+    def label(held: Held, key: Key, here: Here, x1: Array) -> Labelled:  # a noising path of a draw of p* is one of the tilt
+        path = sde.simulate_backward(here.problem.process, lambda t, x: jnp.zeros_like(x), times, key, x1)
+        return labelled(here.problem, path, clip)[0]
 
-    def at(params: Learned, k: Array, item: Labelled) -> Array:
-        u = network.apply(params.control, times[k], item.x[k])
-        return 0.5 * process.clock(times[k], times[k + 1]) * jnp.sum(jnp.square(u - item.target[k]))
-
-    def one(params: Learned, key: Key, item: Labelled) -> Array:
-        ks = jax.random.permutation(key, steps)[:chosen]
-        return steps * jnp.mean(jax.vmap(at, (None, 0, None))(params, ks, item))
+    def at(params: Learned, here: Here, k: Array, item: Labelled) -> Array:
+        u = network.control(params.control, here)(times[k], item.x[k])
+        return 0.5 * clock(times[k], times[k + 1]) * jnp.sum(jnp.square(u - item.target[k]))
 
     def step_at(t: Array) -> Array:  # the step that holds t
         return jnp.clip(jnp.searchsorted(times, t, side="right") - 1, 0, steps - 1)
 
-    def target(params: Learned, key: Key, t: Array, item: Labelled) -> tuple[Array, Array]:
-        del params, key
+    def target(params: Learned, here: Here, key: Key, t: Array, item: Labelled) -> tuple[Array, Array]:
+        del params, here, key
         return item.x[step_at(t)], item.target[step_at(t)]
 
-    def term(params: Learned, key: Key, t: Array, item: Labelled) -> Array:
+    def term(params: Learned, here: Here, key: Key, t: Array, item: Labelled) -> Array:
         del key
-        return steps * at(params, step_at(t), item)
+        return steps * at(params, here, step_at(t), item)
 
-    def loss(held: Held, key: Key, data: Labelled) -> Array:
-        return batching.mean(one, held.params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
+        def one(params: Learned, key: Key, item: Labelled, context: Any) -> Array:
+            here, ks = family.here(held.given, context), jax.random.permutation(key, steps)[:chosen]
+            return steps * jnp.mean(jax.vmap(lambda k: at(params, here, k, item))(ks))
 
-    made = Objective(nothing, collect, loss, replay, base=problem, label=label)
+        keys = jax.random.split(key, batch.data.x.shape[0])
+        return batching.mean(one, held.params, (keys, batch.data, batch.context), network.at_once)
+
+    made = Objective(nothing, collect, loss, replay, family=family, label=label)
     return made._replace(regression=Regression(target, term), learning_rate=ON_POLICY_RATE)
 
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, bridges, networks, paths, processes, sde, validate, weights
+from tiltjax import batching, bridges, families, networks, paths, processes, sde, validate, weights
 from tiltjax.losses.collect import clip_slope, draw_level, nothing
-from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Problem, Replay
+from tiltjax.types import Batch, Held, Here, Key, Learned, Network, Objective, Params, Problem, Replay
 
 REPLAY = Replay(num_particles=1000, capacity=5000, gradient_steps=100, batch_size=512)
 CLIP = 10.0
@@ -42,7 +42,7 @@ class Pulled(NamedTuple):
     slope: Array
 
 
-@validate.needs("density", "gradient")
+@validate.needs("single", "density", "gradient")
 def adjoint_bridge_matching(
     problem: Problem,
     network: Network,
@@ -65,10 +65,10 @@ def adjoint_bridge_matching(
     base, gain = validate.density(process, "a Schroedinger bridge"), process.frame.gain
     residual = process.frame.residual
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         def one(key: Key) -> Batch:
-            start, end = _pair(problem, network, held.params.control, times, key)
-            reward, slope = jax.value_and_grad(problem.reward)(end.x)
+            start, end = _pair(here, network, held.params.control, times, key)
+            reward, slope = jax.value_and_grad(here.problem.reward)(end.x)
             slope, clipped = clip_slope(problem, slope, clip)
             return Batch(Pulled(start, end.x, slope + jax.grad(base)(end.x)), end.log_ratio + reward, clipped)
 
@@ -81,17 +81,17 @@ def adjoint_bridge_matching(
         target = pair.slope - corrector.apply(frozen, jnp.ones_like(t), pair.end)
         return (residual(t) + problem.resolution) * jnp.sum(jnp.square(network.apply(params.control, t, x) / gain(t) - target))
 
-    def loss(held: Held, key: Key, data: Pulled) -> Array:
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
         def of_one(params: Learned, key: Key, pair: Pulled) -> Array:
             return one(params, key, pair, held.carried)
 
-        keys = jax.random.split(key, data.end.shape[0])
-        return batching.mean(of_one, held.params, (keys, data), network.at_once)
+        keys = jax.random.split(key, batch.data.end.shape[0])
+        return batching.mean(of_one, held.params, (keys, batch.data), network.at_once)
 
-    return Objective(nothing, collect, loss, replay, base=problem, carry=corrector.init)
+    return Objective(nothing, collect, loss, replay, family=families.of(problem), carry=corrector.init)
 
 
-@validate.needs("density")
+@validate.needs("single", "density")
 def corrector_matching(
     problem: Problem, network: Network, times: Array, *, control: Network, replay: Replay = REPLAY, terminal: float = 0.5
 ) -> Objective:
@@ -108,9 +108,9 @@ def corrector_matching(
     response, residual = process.frame.response, process.frame.residual
     first = paths.top_level(process.frame)
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         def one(key: Key) -> Pairs:
-            start, end = _pair(problem, control, held.carried, times, key)
+            start, end = _pair(here, control, held.carried, times, key)
             return Pairs(start, end.x)
 
         pairs = batching.each(one, (jax.random.split(key, n),), control.at_once)
@@ -126,8 +126,9 @@ def corrector_matching(
         score = -(response(t) * x - response(jnp.zeros_like(t)) * pair.start) / spent
         return spent * jnp.sum(jnp.square(network.apply(params.control, t, x) - score))
 
-    def loss(held: Held, key: Key, data: Pairs) -> Array:
-        return batching.mean(one, held.params, (jax.random.split(key, data.end.shape[0]), data), network.at_once)
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
+        keys = jax.random.split(key, batch.data.end.shape[0])
+        return batching.mean(one, held.params, (keys, batch.data), network.at_once)
 
     return Objective(
         nothing,
@@ -137,7 +138,7 @@ def corrector_matching(
         energy_evaluations=0,
         gradient_evaluations=0,
         weighted=False,
-        base=problem,
+        family=families.of(problem),
         carry=control.init,
     )
 
@@ -163,10 +164,11 @@ def schroedinger(
     return adjoint._replace(init=lambda: other.init(jax.random.key(0)), problem=bridged)
 
 
-def _pair(problem: Problem, network: Network, params: Params, times: Array, key: Key) -> tuple[Array, sde.End]:
+def _pair(here: Here, network: Network, params: Params, times: Array, key: Key) -> tuple[Array, sde.End]:
     key_start, key_path = jax.random.split(key)
-    start = problem.process.initial(key_start)
-    return start, sde.simulate(problem.process, lambda t, x: network.apply(params, t, x), times, key_path, x0=start)
+    process = here.problem.process
+    start = process.initial(key_start)
+    return start, sde.simulate(process, network.control(params, here), times, key_path, x0=start)
 
 
 def _check(problem: Problem, replay: Replay) -> None:

@@ -10,7 +10,7 @@ from jax import Array
 
 from tiltjax import batching, dynamics, paths, sde
 from tiltjax.problems import OVERSHOOT
-from tiltjax.types import Batch, Held, Key, Network, Path, Problem
+from tiltjax.types import Batch, Family, Held, Here, Key, Network, Path, Problem
 
 # of losses whose labels grad r(X_1) answer to the control that drew them: larger ones end in oscillations on stiff targets
 ON_POLICY_RATE = 3e-4
@@ -27,15 +27,17 @@ def nothing() -> None:
     """No learned quantities beside the network."""
 
 
-def end_points(problem: Problem, network: Network, times: Array, held: Held, key: Key, n: int, clip: float) -> Batch:
+def end_points(here: Here, network: Network, times: Array, held: Held, key: Key, n: int, clip: float) -> Batch:
     """n controlled paths: where they end, the reward's gradient there, the path weight. One energy and gradient a particle.
 
     The norm of a gradient is cut at clip sqrt(d / resolution): a density that is smooth at the resolution has
     gradients of size sqrt(d / resolution), far away they only say where the density is not.
     """
 
+    problem, control = here.problem, network.control(held.params.control, here)
+
     def one(key: Key) -> Batch:
-        end = sde.simulate(problem.process, lambda t, x: network.apply(held.params.control, t, x), times, key)
+        end = sde.simulate(problem.process, control, times, key)
         reward, slope = end_slope(problem, end.x)
         slope, clipped = clip_slope(problem, slope, clip)
         return Batch(EndPoints(end.x, slope), end.log_ratio + reward, clipped)
@@ -56,11 +58,11 @@ def known_end_points(problem: Problem, x: Array) -> Batch:
     return Batch(EndPoints(x, slope), jnp.zeros(n, x.dtype), jnp.zeros(n, bool))
 
 
-def label_end(problem: Problem, clip: float) -> Callable[[Held, Key, Array], EndPoints]:
+def label_end(clip: float) -> Callable[[Held, Key, Here, Array], EndPoints]:
     """`Objective.label` of losses on end points: a draw of p* with the gradient there, clipped."""
 
-    def label(held: Held, key: Key, x1: Array) -> EndPoints:
-        return EndPoints(x1, clip_slope(problem, end_slope(problem, x1)[1], clip)[0])
+    def label(held: Held, key: Key, here: Here, x1: Array) -> EndPoints:
+        return EndPoints(x1, clip_slope(here.problem, end_slope(here.problem, x1)[1], clip)[0])
 
     return label
 
@@ -73,12 +75,11 @@ def clip_slope(problem: Problem, slope: Array, clip: float) -> tuple[Array, Arra
 
 
 def labelled_paths(
-    problem: Problem, network: Network, times: Array, held: Held, key: Key, n: int, label: Callable[[Path, Any], Any]
+    here: Here, network: Network, times: Array, held: Held, key: Key, n: int, label: Callable[[Path, Any], Any]
 ) -> Batch:
     """n whole controlled paths: label(path, `Dynamics.known`) of each, and the path weight."""
 
-    def control(t: Array, x: Array) -> Array:
-        return network.apply(held.params.control, t, x)
+    problem, control = here.problem, network.control(held.params.control, here)
 
     def one(key: Key) -> tuple[Any, Array]:
         path = dynamics.simulate_path(problem, control, times, key)
@@ -89,7 +90,7 @@ def labelled_paths(
     return Batch(data, log_weight, jnp.zeros(n, bool))
 
 
-def draw_level(problem: Problem, key: Key, overshoot: float = OVERSHOOT) -> tuple[Array, Array]:
+def draw_level(problem: Problem | Family, key: Key, overshoot: float = OVERSHOOT) -> tuple[Array, Array]:
     """t with R_t uniform in its logarithm from R_0 down to overshoot * resolution; and the fraction of the way, in [0, 1)."""
     first = paths.top_level(problem.frame)
     last = overshoot * problem.resolution / problem.frame.scale**2

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, frames, problems, validate
+from tiltjax import batching, families, frames, problems, validate
 from tiltjax.losses.collect import EndPoints, draw_level
 from tiltjax.losses.score_matching import minimum_variance
-from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Problem, Regression
+from tiltjax.types import Batch, Family, Held, Here, Key, Learned, Network, Objective, Params, Problem, Regression
 
 LEAST = 1e-3  # ratio of variances
 RATE = 10.0  # the table's speed against the network's
@@ -26,7 +26,7 @@ class Extra(NamedTuple):
 
 @validate.needs("memoryless")
 def learned_variance(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -49,26 +49,31 @@ def learned_variance(
     in the plane there is not much to gain.
     Source: Bao et al. (2022), arXiv 2201.06503 (optimal variances); Nichol, Dhariwal (2021), arXiv 2102.09672 (learned ones).
     """
-    inner = loss(problem, network, times, **options)
+    inner, family = loss(problem, network, times, **options), families.of(problem)
     where = problems.level_bin(problem, bins)
-    shape = (bins,) if problems.is_centred(problem) else (bins, *problem.process.shape)
+    likelihood = _likelihood(problem, network, where)
+    shape = (bins,) if problems.is_centred(problem) else (bins, *problem.frame.shape)
 
-    def label(held: Held, key: Key, x1: Array) -> Any:
-        assert inner.label is not None
-        return inner.label(held._replace(params=_inner(held.params)), key, x1)
+    def label(held: Held, key: Key, here: Here, x1: Array) -> Any:
+        return validate.label(inner)(held._replace(params=_inner(held.params)), key, here, x1)
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
-        return inner.collect_on(problem, held._replace(params=_inner(held.params)), key, n)
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        return inner.collect_on(here, held._replace(params=_inner(held.params)), key, n)
 
-    def both(held: Held, key: Key, data: EndPoints) -> Array:
-        if not isinstance(data, EndPoints):
+    def both(held: Held, key: Key, batch: Batch) -> Array:
+        if not isinstance(batch.data, EndPoints):
             raise TypeError(
-                f"learned_variance needs a loss on end points, of the score matching family; got one on {type(data).__name__}."
+                "learned_variance needs a loss on end points, of the score matching family; got one on "
+                f"{type(batch.data).__name__}."
             )
         key_loss, key_table = jax.random.split(key)
-        keys = jax.random.split(key_table, data.x.shape[0])
-        table = batching.mean(_likelihood(problem, network, where), held.params, (keys, data), network.at_once)
-        return inner.loss(held._replace(params=_inner(held.params)), key_loss, data) + PART * table
+        keys = jax.random.split(key_table, batch.data.x.shape[0])
+
+        def one(params: Learned, key: Key, end: EndPoints, context: Any) -> Array:
+            return likelihood(params, family.here(held.given, context), key, end)
+
+        table = batching.mean(one, held.params, (keys, batch.data, batch.context), network.at_once)
+        return inner.loss(held._replace(params=_inner(held.params)), key_loss, batch) + PART * table
 
     def init() -> Extra:
         return Extra(inner.init(), jnp.zeros(shape))
@@ -83,17 +88,18 @@ def learned_variance(
     )
 
 
-def _likelihood(problem: Problem, network: Network, where: Callable[[Array], Array]) -> Callable[..., Array]:
-    """(params, key, end) -> (ratio* / ratio + log ratio) / 2 of X_1 around the control's own prediction, by coordinate."""
-    process = problem.process
+def _likelihood(problem: Problem | Family, network: Network, where: Callable[[Array], Array]) -> Callable[..., Array]:
+    """(params, here, key, end) -> (ratio* / ratio + log ratio) / 2 of X_1 around the control's own prediction."""
+    frame = problem.frame
 
-    def likelihood(params: Learned, key: Key, end: EndPoints) -> Array:
+    def likelihood(params: Learned, here: Here, key: Key, end: EndPoints) -> Array:
         key_time, key_noise = jax.random.split(key)
         t, _ = draw_level(problem, key_time)
-        x = frames.noised(process.frame, t, end.x, jax.random.normal(key_noise, end.x.shape))
-        residual = process.frame.residual(t)
-        g = jax.lax.stop_gradient(network.apply(params.control, t, x)) / process.frame.gain(t) + process.g_base(t, x)
-        off = jnp.square(end.x - process.frame.response(t) * x - residual * g) / residual
+        x = frames.noised(frame, t, end.x, jax.random.normal(key_noise, end.x.shape))
+        residual = frame.residual(t)
+        u = jax.lax.stop_gradient(network.control(params.control, here)(t, x))
+        g = u / frame.gain(t) + here.problem.process.g_base(t, x)
+        off = jnp.square(end.x - frame.response(t) * x - residual * g) / residual
         log_ratio = RATE * params.extra.table[where(t)]
         return 0.5 * jnp.mean(off * jnp.exp(-log_ratio) + log_ratio)
 

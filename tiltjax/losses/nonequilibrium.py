@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import dynamics, validate, weights
+from tiltjax import dynamics, families, validate, weights
 from tiltjax.losses.collect import labelled_paths, nothing
-from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Path, Problem, Rates, Replay
+from tiltjax.types import Batch, Family, Held, Here, Key, Learned, Network, Objective, Params, Path, Problem, Rates, Replay
 
 REPLAY = Replay(num_particles=512, capacity=2048, gradient_steps=10, batch_size=256)
 
@@ -29,9 +29,9 @@ class Walk(NamedTuple):
     horizon: Array
 
 
-@validate.needs("rates")
+@validate.needs("single", "rates")
 def nets(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -51,33 +51,37 @@ def nets(
     When not to use it: densities with walls so steep that c is dominated by a few walkers; use a gentler tilt path.
     """
 
+    family = families.of(problem)
+
     def free_energy(extra: Array, t: Array) -> Array:
         return rate * jnp.interp(t * bins, jnp.arange(bins + 1, dtype=t.dtype), extra)
 
-    def one(params: Learned, key: Key, walk: Walk) -> Array:
+    def one(params: Learned, here: Here, key: Key, walk: Walk) -> Array:
+        control = network.control(params.control, here)
         key_times, key_probe = jax.random.split(key)
 
         def residual(k: Array, probe: Array | None) -> Array:
             rates = jax.tree.map(lambda leaf: leaf[k], walk.rates)
-            value = dynamics.work_rate(lambda t, x: network.apply(params.control, t, x), times[k], walk.x[k], rates, probe)
+            value = dynamics.work_rate(control, times[k], walk.x[k], rates, probe)
             return value - free_energy(params.extra, times[k])
 
         chosen = _times(key_times, num_times, walk.horizon)
         if not hutchinson:
             return jnp.mean(jnp.square(jax.vmap(lambda k: residual(k, None))(chosen)))
-        probes = jax.random.rademacher(key_probe, (2, num_times, *problem.process.shape), walk.x.dtype)
+        probes = jax.random.rademacher(key_probe, (2, num_times, *problem.frame.shape), walk.x.dtype)
         first, second = jax.vmap(jax.vmap(residual), (None, 0))(chosen, probes)
         return jnp.mean(first * second)
 
-    def loss(held: Held, key: Key, data: Walk) -> Array:
-        return jnp.mean(jax.vmap(one, (None, 0, 0))(held.params, jax.random.split(key, data.work.shape[0]), data))
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
+        here, keys = family.here(held.given, ()), jax.random.split(key, batch.data.work.shape[0])
+        return jnp.mean(jax.vmap(lambda key, walk: one(held.params, here, key, walk))(keys, batch.data))
 
     return _objective(problem, network, times, replay, lambda: jnp.zeros(bins + 1), loss, ess_floor)
 
 
-@validate.needs("rates", "potential")
+@validate.needs("single", "rates", "potential")
 def action_matching(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -99,51 +103,51 @@ def action_matching(
         )
     phi = validate.potential(network, "action_matching")
 
-    def at_time(params: Learned, k: Array, data: Walk) -> Array:
+    family = families.of(problem)
+
+    def at_time(params: Learned, here: Here, k: Array, data: Walk) -> Array:
         w = weights.normalize(data.work[:, k])
         c = data.rates.work[:, k]
         value = jax.vmap(lambda x: phi(params.control, times[k], x))(data.x[:, k])
-        g = jax.vmap(lambda x: network.apply(params.control, times[k], x))(data.x[:, k])
+        g = jax.vmap(lambda x: network.control(params.control, here)(times[k], x))(data.x[:, k])
         speed = jnp.sum(jnp.square(g).reshape(len(w), -1), axis=1)
         return jnp.sum(w * (0.5 * speed - (c - jnp.sum(w * c)) * value))
 
-    def loss(held: Held, key: Key, data: Walk) -> Array:
-        chosen = _times(key, num_times, jnp.min(data.horizon))
-        return jnp.mean(jax.vmap(lambda k: at_time(held.params, k, data))(chosen))
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
+        here, chosen = family.here(held.given, ()), _times(key, num_times, jnp.min(batch.data.horizon))
+        return jnp.mean(jax.vmap(lambda k: at_time(held.params, here, k, batch.data))(chosen))
 
     return _objective(problem, network, times, replay, nothing, loss, ess_floor)
 
 
 def _objective(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     replay: Replay,
     init: Callable[[], Params],
-    loss: Callable[[Held, Key, Walk], Array],
+    loss: Callable[[Held, Key, Batch], Array],
     ess_floor: float,
 ) -> Objective:
     """Walkers labelled once, the horizon set by their weights."""
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
-        of, rates = problem.dynamics, validate.rates(problem, "this loss")
-
-        def control(t: Array, x: Array) -> Array:
-            return network.apply(held.params.control, t, x)
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        of, rates = here.problem.dynamics, validate.rates(here.problem, "this loss")
+        control = network.control(held.params.control, here)
 
         def label(path: Path, known: Any) -> Walk:
             steps = of.increments(control, path, known)
             work = jnp.concatenate([jnp.zeros(1, steps.dtype), jnp.cumsum(steps)])
             return Walk(path.x, jax.vmap(rates)(path.times, path.x), work, jnp.zeros((), int))
 
-        batch = labelled_paths(problem, network, times, held, key, n, label)
+        batch = labelled_paths(here, network, times, held, key, n, label)
         effective = jax.vmap(weights.ess, 1)(batch.data.work)
         fine = jnp.cumprod((effective >= ess_floor).astype(jnp.int32))
         horizon = jnp.maximum(jnp.sum(fine), 2) - 1  # the last time before the ESS first falls
         return batch._replace(data=batch.data._replace(horizon=jnp.full_like(batch.data.horizon, horizon))), held.carried
 
-    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
-    return Objective(init, collect, loss, replay, energies, gradients + len(times), base=problem)
+    energies, gradients = families.example(problem).dynamics.evaluations(len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients + len(times), family=families.of(problem))
 
 
 def _times(key: Key, num: int, horizon: Array) -> Array:

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, dynamics, validate
+from tiltjax import batching, contexts, dynamics, families, validate
 from tiltjax.losses.collect import labelled_paths, nothing
-from tiltjax.types import Batch, Held, Key, Learned, Network, Objective, Params, Path, Problem, Replay
+from tiltjax.types import Batch, Family, Held, Here, Key, Learned, Network, Objective, Params, Path, Problem, Replay
 
 
 class Stored(NamedTuple):
@@ -25,21 +25,27 @@ class Stored(NamedTuple):
     known: Any
 
 
-def log_variance(problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=512)) -> Objective:
+@validate.needs()
+def log_variance(
+    problem: Problem | Family, network: Network, times: Array, *, replay: Replay = Replay(num_particles=512)
+) -> Objective:
     """Var(log w) over a batch of paths of the detached control: zero if and only if u = u*.
 
     Needs no gradient of the density. When not to use it: high dimension with a poor start (the variance of log w is then
     that of a few paths). Source: Nuesken & Richter (2021), arXiv 2005.05409; Richter & Berner (2024), arXiv 2307.01198.
     """
 
+    validate.by_context(problem, replay, "log_variance")
+
     def loss(log_weight: Array, extra: None) -> Array:
-        return jnp.var(log_weight, ddof=1)
+        return contexts.mean_within(problem, lambda log_weight: jnp.var(log_weight, ddof=1), log_weight)
 
     return _on_paths(problem, network, times, replay, nothing, loss)
 
 
+@validate.needs("single")
 def trajectory_balance(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -62,7 +68,7 @@ def trajectory_balance(
 
 @validate.needs("unbiased", "gradient")
 def relative_entropy(
-    problem: Problem, network: Network, times: Array, *, replay: Replay = Replay(num_particles=256)
+    problem: Problem | Family, network: Network, times: Array, *, replay: Replay = Replay(num_particles=256)
 ) -> Objective:
     """KL(P_u || P*) - log Z = -E[log w], differentiated through the path; the step is rematerialised: memory of N states.
 
@@ -74,39 +80,46 @@ def relative_entropy(
     (2023), arXiv 2302.13834; Berner et al. (2024), arXiv 2211.01364.
     """
 
-    def one(params: Learned, key: Key) -> Array:
-        return -dynamics.simulate(problem, lambda t, x: network.apply(params.control, t, x), times, key).log_weight
+    family = families.of(problem)
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
         batch = Batch(jax.random.split(key, n), jnp.zeros(n), jnp.zeros(n, bool))  # a particle is its key: the loss simulates
         return batch, held.carried
 
-    def loss(held: Held, key: Key, data: Array) -> Array:
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
         del key
-        return batching.mean(one, held.params, (data,), network.at_once)
 
-    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
-    return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False, base=problem)
+        def one(params: Learned, key: Key, context: Any) -> Array:
+            here = family.here(held.given, context)
+            return -dynamics.simulate(here.problem, network.control(params.control, here), times, key).log_weight
+
+        return batching.mean(one, held.params, (batch.data, batch.context), network.at_once)
+
+    energies, gradients = families.example(problem).dynamics.evaluations(len(times) - 1)
+    return Objective(nothing, collect, loss, replay, energies, gradients + 1, weighted=False, family=family)
 
 
 def _on_paths(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     replay: Replay,
     init: Callable[[], Params],
     value: Callable[[Array, Params], Array],
 ) -> Objective:
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
-        return labelled_paths(problem, network, times, held, key, n, Stored), held.carried
+    family = families.of(problem)
 
-    def loss(held: Held, key: Key, data: Stored) -> Array:
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        return labelled_paths(here, network, times, held, key, n, Stored), held.carried
+
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
         del key
 
-        def one(stored: Stored) -> Array:
-            return dynamics.log_weight(problem, lambda t, x: network.apply(held.params.control, t, x), *stored)
+        def one(stored: Stored, context: Any) -> Array:
+            here = family.here(held.given, context)
+            return dynamics.log_weight(here.problem, network.control(held.params.control, here), *stored)
 
-        return value(jax.vmap(one)(data), held.params.extra)
+        return value(jax.vmap(one)(batch.data, batch.context), held.params.extra)
 
-    energies, gradients = problem.dynamics.evaluations(len(times) - 1)
-    return Objective(init, collect, loss, replay, energies, gradients, base=problem)
+    energies, gradients = families.example(problem).dynamics.evaluations(len(times) - 1)
+    return Objective(init, collect, loss, replay, energies, gradients, family=family)

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import batching, frames, validate, weights
+from tiltjax import batching, families, frames, validate, weights
 from tiltjax.losses.collect import ON_POLICY_RATE, EndPoints, draw_level, end_points, label_end, nothing
 from tiltjax.losses.rejuvenation import Rejuvenation, check, rejuvenated
 from tiltjax.problems import is_centred, level_bin
-from tiltjax.types import Batch, Held, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
+from tiltjax.types import Batch, Family, Held, Here, Key, Learned, Mixture, Network, Objective, Problem, Regression, Replay
 
 REPLAY = Replay(num_particles=2000, capacity=20_000, gradient_steps=100, batch_size=512, weighting=weights.tempered(0.2))
 ON_POLICY = Replay(num_particles=200, capacity=2000, gradient_steps=10, batch_size=512)
@@ -38,7 +38,7 @@ CLIP = 10.0
 
 @validate.needs("memoryless", "gradient")
 def mixture_score_matching(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -51,35 +51,37 @@ def mixture_score_matching(
 
     rejuvenation: moves of the end points under p* before they are learned from; they need the density of the base.
     """
-    check(problem, rejuvenation)
+    family = families.of(problem)
+    check(families.example(problem), rejuvenation)
     mixture = at_resolution(problem) if mixture is None else mixture
 
-    def target(params: Learned, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
+    def target(params: Learned, here: Here, key: Key, t: Array, end: EndPoints) -> tuple[Array, Array]:
         x = frames.noised(problem.frame, t, end.x, jax.random.normal(key, end.x.shape))
         m, residual, gain = _coordinates(problem, t, x)
         gamma = mixture.weight(params.extra, t)
         g = gamma * (end.x - m) / residual + (1 - gamma) * end.slope
-        return x, gain * (g - problem.process.g_base(t, x))
+        return x, gain * (g - here.problem.process.g_base(t, x))
 
-    def term(params: Learned, key: Key, t: Array, end: EndPoints) -> Array:
-        x, u = target(params, key, t, end)
+    def term(params: Learned, here: Here, key: Key, t: Array, end: EndPoints) -> Array:
+        x, u = target(params, here, key, t, end)
         _, residual, gain = _coordinates(problem, t, x)
         # below gamma = 0 the target is extrapolated, and its variance with it
         scale = gain * jnp.maximum(1.0, 1 - mixture.weight(params.extra, t))
-        error = (network.apply(params.control, t, x) - u) / scale
+        error = (network.control(params.control, here)(t, x) - u) / scale
         return jnp.sum((residual + problem.resolution) * jnp.square(error))
 
-    def one(params: Learned, key: Key, end: EndPoints) -> Array:
-        key_time, key_noise = jax.random.split(key)
-        return term(params, key_noise, draw_level(problem, key_time)[0], end)
+    def loss(held: Held, key: Key, batch: Batch) -> Array:
+        def one(params: Learned, key: Key, end: EndPoints, context: Any) -> Array:
+            key_time, key_noise = jax.random.split(key)
+            return term(params, family.here(held.given, context), key_noise, draw_level(problem, key_time)[0], end)
 
-    def loss(held: Held, key: Key, data: EndPoints) -> Array:
-        return batching.mean(one, held.params, (jax.random.split(key, data.x.shape[0]), data), network.at_once)
+        keys = jax.random.split(key, batch.data.x.shape[0])
+        return batching.mean(one, held.params, (keys, batch.data, batch.context), network.at_once)
 
-    def collect(problem: Problem, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
-        batch = end_points(problem, network, times, held, key, n, clip)
+    def collect(here: Here, held: Held, key: Key, n: int) -> tuple[Batch, Any]:
+        batch = end_points(here, network, times, held, key, n, clip)
         if rejuvenation is not None:  # the paths have the keys folded with 0 to n - 1
-            batch = rejuvenated(problem, rejuvenation, batch, jax.random.fold_in(key, n), clip)
+            batch = rejuvenated(here.problem, rejuvenation, batch, jax.random.fold_in(key, n), clip)
         return batch, held.carried
 
     evaluations = 1 + (0 if rejuvenation is None else rejuvenation.evaluations)
@@ -91,14 +93,14 @@ def mixture_score_matching(
         regression=Regression(target, term),
         energy_evaluations=evaluations,
         gradient_evaluations=evaluations,
-        base=problem,
-        label=label_end(problem, clip),
+        family=family,
+        label=label_end(clip),
     )
 
 
 @validate.needs("memoryless")
 def conditional_score_matching(
-    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+    problem: Problem | Family, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
     """gamma = 1: denoising score matching on weighted end points. Needs no gradient of the reward, only its value.
 
@@ -115,7 +117,7 @@ def conditional_score_matching(
 
 @validate.needs("memoryless", "gradient")
 def target_score_matching(
-    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+    problem: Problem | Family, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
     """gamma = -beta^2 / (alpha^2 s^2), s* = E[grad log p*(X_1) | X_t] / alpha: its variance is infinite as t -> 0.
 
@@ -135,7 +137,7 @@ GAMMA_MAX = 100.0
 
 @validate.needs("memoryless", "gradient")
 def novel_score_matching(
-    problem: Problem, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
+    problem: Problem | Family, network: Network, times: Array, *, replay: Replay = REPLAY, clip: float = CLIP
 ) -> Objective:
     """gamma = 0: u target = sigma_t Phi_t grad r(X_1), finite variance at every t."""
     objective = mixture_score_matching(problem, network, times, mixture=constant(0.0), replay=replay, clip=clip)
@@ -144,7 +146,7 @@ def novel_score_matching(
 
 @validate.needs("memoryless", "gradient")
 def adjoint_sampling(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -163,7 +165,7 @@ def adjoint_sampling(
 
 @validate.needs("memoryless", "gradient")
 def minimum_variance(
-    problem: Problem,
+    problem: Problem | Family,
     network: Network,
     times: Array,
     *,
@@ -187,7 +189,7 @@ def constant(gamma: float) -> Mixture:
     return Mixture(nothing, lambda extra, t: jnp.asarray(gamma, jnp.result_type(t)))
 
 
-def at_resolution(problem: Problem) -> Mixture:
+def at_resolution(problem: Problem | Family) -> Mixture:
     """gamma = R / (R + q): least variance when every mode has the variance q of the problem's resolution."""
     residual = problem.frame.residual
     return scheduled(lambda t: residual(t) / (residual(t) + problem.resolution))
@@ -198,11 +200,11 @@ def scheduled(gamma: Callable[[Array], Array]) -> Mixture:
     return Mixture(nothing, lambda extra, t: gamma(t))
 
 
-def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
+def learned(problem: Problem | Family, bins: int, rate: float = 30.0) -> Mixture:
     """gamma = R / (R + q') with log q' = log q + rate * table[bin of log R]; `rate` sets its speed against the network's."""
     residual, where = problem.frame.residual, level_bin(problem, bins)
     # one for all coordinates of a system of particles: a target that turns with them
-    shape = () if is_centred(problem) else tuple(problem.process.shape)
+    shape = () if is_centred(problem) else tuple(problem.frame.shape)
 
     def init() -> Array:
         return jnp.zeros((bins, *shape))
@@ -214,6 +216,6 @@ def learned(problem: Problem, bins: int, rate: float = 30.0) -> Mixture:
     return Mixture(init, weight)
 
 
-def _coordinates(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
+def _coordinates(problem: Problem | Family, t: Array, x: Array) -> tuple[Array, Array, Array]:
     frame = problem.frame
     return frame.response(t) * x, frame.residual(t), frame.gain(t)

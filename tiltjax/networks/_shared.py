@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tiltjax.types import Key, Params, Problem
+from tiltjax.types import Family, Key, Params, Problem
 
 NUM_FREQUENCIES = 16
 
@@ -42,14 +42,10 @@ def clock_features(t: Array) -> Array:
     return jnp.concatenate([jnp.sin(waves), jnp.cos(waves), t[None]])
 
 
-def natural(problem: Problem, t: Array, x: Array) -> tuple[Array, Array, Array]:
+def natural(problem: Problem | Family, t: Array, x: Array) -> tuple[Array, Array, Array]:
     """m / s, the gain, and R_t + q."""
-    process = problem.process
-    return (
-        process.frame.response(t) * x / process.frame.scale,
-        process.frame.gain(t),
-        process.frame.residual(t) + problem.resolution,
-    )
+    frame = problem.frame
+    return frame.response(t) * x / frame.scale, frame.gain(t), frame.residual(t) + problem.resolution
 
 
 def clip_norm(v: Array, limit: float) -> Array:

@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from tiltjax.types import Network, Params, Problem
+from tiltjax import families
+from tiltjax.types import Family, Here, Network, Params, Problem
 
 from ._shared import NUM_FREQUENCIES, Gate, clip_norm, clock_features, init_of, linear, natural, split, time_features
 
@@ -24,8 +25,8 @@ class _Residual(nnx.Module):
     from bends.
     """
 
-    def __init__(self, dim: int, width: int, depth: int, dtype: DTypeLike | None, rngs: nnx.Rngs):
-        features = 2 * NUM_FREQUENCIES + 1
+    def __init__(self, dim: int, width: int, depth: int, dtype: DTypeLike | None, rngs: nnx.Rngs, context: int = 0):
+        features = 2 * NUM_FREQUENCIES + 1 + context
         self.state = linear(dim, width, rngs)
         self.time = linear(features, width, rngs)
         self.hidden = nnx.List([linear(width, width, rngs, dtype=dtype) for _ in range(depth)])
@@ -45,25 +46,35 @@ class _Residual(nnx.Module):
         return shift, slope
 
 
-def mlp(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
+def mlp(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """u = gain_t [D + G * m / s](m / s, log(R_t + q)) / sqrt(R_t + q),  m = Phi_t x: D and G see the same on every path.
 
-    q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q.
+    q is the problem's resolution: grad log h has the size 1 / sqrt(R + q) where the target has structure at variance q. For a
+    family D and G see the context too, as one vector: give it numbers of size one.
     When not to use it: particle systems (no symmetry is built in).
     """
-    dim = math.prod(problem.process.shape)
-    graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
+    dim, size = math.prod(problem.frame.shape), families.context_size(problem)
 
-    def apply(params: Params, t: Array, x: Array) -> Array:
+    def build(rngs: nnx.Rngs) -> _Residual:
+        return _Residual(dim, width, depth, dtype, rngs, size)
+
+    graph = split(build)
+
+    def control(params: Params, t: Array, x: Array, context: Array | None) -> Array:
         m, gain, level = natural(problem, t, x)
-        out = nnx.merge(graph, params)(m.reshape(-1), time_features(level))
+        features = time_features(level)
+        features = features if context is None else jnp.concatenate([features, context])
+        out = nnx.merge(graph, params)(m.reshape(-1), features)
         return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
 
-    return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
+    if not size:
+        return Network(init_of(build), lambda params, t, x: control(params, t, x, None))
+    seeing = lambda params, t, x, here: control(params, t, x, families.flat_context(here, x.dtype))  # noqa: E731
+    return Network(init_of(build), seeing, sees=True)
 
 
 def score_informed(
-    problem: Problem, width: int = 192, depth: int = 3, clip: float = 10.0, dtype: DTypeLike | None = None
+    problem: Problem | Family, width: int = 192, depth: int = 3, clip: float = 10.0, dtype: DTypeLike | None = None
 ) -> Network:
     """`mlp` plus a gate of time for each coordinate on the target's own gradient at the predicted end point:
 
@@ -72,26 +83,26 @@ def score_informed(
     The gradient's norm is clipped at clip sqrt(d / q). Each evaluation costs one gradient of the density, in training
     and in sampling: use it where energies are cheap and the target is sharp. Source: Zhang & Chen (2022), arXiv 2111.15141.
     """
-    dim, scale = math.prod(problem.process.shape), problem.frame.scale
-    slope = jax.grad(problem.reward)
+    dim, scale, size = math.prod(problem.frame.shape), problem.frame.scale, families.context_size(problem)
     limit = clip * math.sqrt(dim / problem.resolution)
 
     def build(rngs: nnx.Rngs) -> nnx.Dict:
-        return nnx.Dict(body=_Residual(dim, width, depth, dtype, rngs), gate=Gate(dim, rngs))
+        return nnx.Dict(body=_Residual(dim, width, depth, dtype, rngs, size), gate=Gate(dim, rngs))
 
     graph = split(build)
 
-    def apply(params: Params, t: Array, x: Array) -> Array:
+    def apply(params: Params, t: Array, x: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, x)
         features = time_features(level)
-        net = nnx.merge(graph, params)
-        out = net["body"](m.reshape(-1), features).reshape(x.shape) / jnp.sqrt(level)
-        return gain * (out + net["gate"](features).reshape(x.shape) * clip_norm(slope(scale * m), limit))
+        seen = jnp.concatenate([features, families.flat_context(here, x.dtype)]) if size else features
+        net, slope = nnx.merge(graph, params), jax.grad(here.problem.reward)(scale * m)
+        out = net["body"](m.reshape(-1), seen).reshape(x.shape) / jnp.sqrt(level)
+        return gain * (out + net["gate"](features).reshape(x.shape) * clip_norm(slope, limit))
 
-    return Network(init_of(build), apply, gradient_evaluations=1)
+    return Network(init_of(build), apply, gradient_evaluations=1, sees=True)
 
 
-def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
+def corrector(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """The corrector h(t, x) = grad_m log phi_hat_t of a Schroedinger bridge, `mlp` with its clock reversed:
 
         h = -m / V_t + [D + G * m / s](m / s, log(V_t + q)) / sqrt(V_t + q),   V_t = s^2 - R_t = Var m_t of the base.
@@ -99,7 +110,7 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLi
     NOT zero at initialization: the first term is the score of the base, which is h where there is no control. When not to
     use it: as a control.
     """
-    dim, scale2 = math.prod(problem.process.shape), problem.frame.scale**2
+    dim, scale2 = math.prod(problem.frame.shape), problem.frame.scale**2
     residual = problem.frame.residual
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
@@ -113,9 +124,9 @@ def corrector(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLi
     return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
 
 
-def drift(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
+def drift(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = s [D + G * x / s](x / s, t): the drift of an annealed problem, with no other singularity or scale than the base's."""
-    dim, s = math.prod(problem.process.shape), problem.frame.scale
+    dim, s = math.prod(problem.frame.shape), problem.frame.scale
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def apply(params: Params, t: Array, x: Array) -> Array:
@@ -124,9 +135,9 @@ def drift(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike |
     return Network(init_of(lambda rngs: _Residual(dim, width, depth, dtype, rngs)), apply)
 
 
-def potential(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
+def potential(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:
     """g = grad phi, phi = s^2 sum_i [D y + G y^2 / 2]_i (y = x / s, t): for action matching, which needs phi itself."""
-    dim, s = math.prod(problem.process.shape), problem.frame.scale
+    dim, s = math.prod(problem.frame.shape), problem.frame.scale
     graph = split(lambda rngs: _Residual(dim, width, depth, dtype, rngs))
 
     def phi(params: Params, t: Array, x: Array) -> Array:
@@ -141,7 +152,7 @@ def potential(problem: Problem, width: int = 192, depth: int = 3, dtype: DTypeLi
     )
 
 
-def zero(problem: Problem) -> Network:
+def zero(problem: Problem | Family) -> Network:
     """u = 0: the uncontrolled base. Its weights are plain importance weights."""
     del problem
     return Network(lambda key: (), lambda params, t, x: jnp.zeros_like(x))

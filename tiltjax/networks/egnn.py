@@ -8,8 +8,8 @@ from flax import nnx
 from jax import Array
 from jax.typing import DTypeLike
 
-from tiltjax import particles
-from tiltjax.types import Network, Params, Problem
+from tiltjax import families, particles
+from tiltjax.types import Family, Here, Network, Params, Problem
 
 from ._shared import NUM_FREQUENCIES, clip_norm, init_of, natural, split, time_features
 
@@ -18,7 +18,7 @@ REACH = 4.0  # of the radial functions, in standard deviations of the base: fart
 
 
 def egnn(
-    problem: Problem,
+    problem: Problem | Family,
     width: int = 64,
     depth: int = 3,
     informed: bool = False,
@@ -41,26 +41,30 @@ def egnn(
 
     Raises ValueError for a reward without these symmetries. Source: Satorras, Hoogeboom, Welling (2021), arXiv 2102.09844.
     """
-    _needs_symmetry(problem)
-    scale, slope = problem.frame.scale, jax.grad(problem.reward)
-    limit = clip * math.sqrt(math.prod(problem.process.shape) / problem.resolution)
+    if families.context_size(problem):
+        raise ValueError(
+            "egnn knows particles by their distances alone; got a family, whose contexts it would not see. Use mlp."
+        )
+    _needs_symmetry(families.example(problem))
+    scale, limit = problem.frame.scale, clip * math.sqrt(math.prod(problem.frame.shape) / problem.resolution)
 
     def build(rngs: nnx.Rngs) -> _Egnn:
         return _Egnn(width, depth, 2 if informed else 1, dtype, rngs)
 
     graph = split(build)
 
-    def apply(params: Params, t: Array, y: Array) -> Array:
+    def apply(params: Params, t: Array, y: Array, here: Here | None = None) -> Array:
         m, gain, level = natural(problem, t, y)
         z = particles.embed(m)
         pulled, own = nnx.merge(graph, params)(z, time_features(level))
         out = (pulled + own[:, :1] * z) / jnp.sqrt(level)
-        if informed:
-            out = out + own[:, 1:] * particles.embed(clip_norm(slope(scale * m), limit))
+        if here is not None:
+            slope = jax.grad(here.problem.reward)(scale * m)
+            out = out + own[:, 1:] * particles.embed(clip_norm(slope, limit))
         return gain * particles.project(out)
 
-    at_once = _at_once(problem.process.shape[0] + 1, width)
-    return Network(init_of(build), apply, gradient_evaluations=int(informed), at_once=at_once)
+    at_once = _at_once(problem.frame.shape[0] + 1, width)
+    return Network(init_of(build), apply, gradient_evaluations=int(informed), at_once=at_once, sees=informed)
 
 
 class _Dense(nnx.Module):
