@@ -194,11 +194,11 @@ def test_figures_are_of_the_draws_that_they_name(monkeypatch):
         sizes.append(n)
         return target.sample(key, n)
 
-    def forward(params: tuple, keys: jax.Array, times: jax.Array) -> tj.Samples:
+    def forward(learned: tuple, given: tuple, keys: jax.Array, times: jax.Array, contexts: tuple) -> tj.Samples:
         x = jax.vmap(lambda key: halves.sample(key, 1)[0])(keys)
         return tj.Samples(x, jax.vmap(target.log_density)(x) - jax.vmap(halves.log_density)(x))
 
-    def back(params: tuple, keys: jax.Array, times: jax.Array, x: jax.Array) -> tj.Samples:
+    def back(learned: tuple, given: tuple, keys: jax.Array, times: jax.Array, x: jax.Array, contexts: tuple) -> tj.Samples:
         return tj.Samples(x, jnp.full(len(x), 0.3))
 
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (1,)))

@@ -415,6 +415,7 @@ def sampling_of_the_exact_bridge(grid):
     return tj.sampling.sampler(truth().problem, network, (), grid, remade=exactly)
 
 
+@pytest.mark.slow
 def test_a_bridge_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     whole = fit(truth().problem, **QUICK)
     save, calls = tj.checkpoints.Store.save, []
@@ -435,6 +436,7 @@ def test_a_bridge_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch
     assert jax.tree.all(jax.tree.map(np.array_equal, whole.learned, again.learned))
 
 
+@pytest.mark.slow
 def test_two_bridges_in_one_program_are_those_alone():
     keys = jax.random.split(jax.random.key(5), 2)
     both = fit(truth().problem, key=keys, **QUICK)

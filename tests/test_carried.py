@@ -27,6 +27,7 @@ LOSS = functools.partial(chained.chained, replay=REPLAY)
 FIT = {"loss": LOSS, "network": small, "num_updates": 300, "learning_rate": 5e-3, "num_steps": 8, "progress": False}
 
 
+@pytest.mark.slow
 def test_a_loss_with_carried_chains_runs_through_fit():
     sampler = tj.fit(jax.random.key(0), problem(), **FIT)
     draws = sampler.sample(jax.random.key(1), 4000, num_steps=40)
@@ -118,6 +119,7 @@ def test_a_batch_has_the_shares_of_its_sources():
         buffers.shared(own, (0.6, 0.4))
 
 
+@pytest.mark.slow
 def test_draws_from_elsewhere_are_learned_from():
     """Draws of the right mode alone, three quarters of each batch: the control goes there more often than without them."""
     replay, times = Replay(256, 512, 40, 128, weights.tempered(0.2)), paths.log_snr(problem().frame, 8, 0.25)

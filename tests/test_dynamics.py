@@ -107,7 +107,7 @@ FIT = {
 }
 
 
-@pytest.mark.parametrize("name", [slow("memoryless"), slow("annealed"), slow("bridge"), "guided"])
+@pytest.mark.parametrize("name", [slow(name) for name in ALL])
 def test_a_sampler_of_it_is_fitted_refined_saved_loaded_and_fitted_by_seeds(name, tmp_path):
     of, keys = problem(name), jax.random.split(KEY, 2)
     alone, both = tj.fit(keys[1], of, **FIT), tj.fit_seeds(keys, of, **FIT)

@@ -305,7 +305,7 @@ def test_contract_and_short_training(easy, name, base, annealed):
     trainer = train.trainer(objective, network, optax.adam(optax.cosine_decay_schedule(1e-2, updates)))
     done = run.run(trainer, jax.random.key(0), updates // objective.replay.gradient_steps, chunk=4, progress=False)
     init = jax.jit(trainer.init)
-    again = init(jax.random.key(0)), init(jax.random.key(0))
+    again = init((), jax.random.key(0)), init((), jax.random.key(0))
     for a, b in zip(*map(jax.tree.leaves, again), strict=True):
         if not jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
             np.testing.assert_array_equal(a, b)

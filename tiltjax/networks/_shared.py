@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tiltjax.types import Family, Key, Params, Problem
+from tiltjax.types import Family, Here, Key, Network, Params, Problem
 
 NUM_FREQUENCIES = 16
 
@@ -46,6 +46,14 @@ def natural(problem: Problem | Family, t: Array, x: Array) -> tuple[Array, Array
     """m / s, the gain, and R_t + q."""
     frame = problem.frame
     return frame.response(t) * x / frame.scale, frame.gain(t), frame.residual(t) + problem.resolution
+
+
+def seeing(problem: Problem | Family, network: Network) -> Network:
+    """A network whose apply takes `here`, for a family; for a plain problem one that holds it."""
+    if isinstance(problem, Family):
+        return network._replace(sees=True)
+    here, apply = Here(problem), network.apply
+    return network._replace(apply=lambda params, t, x: apply(params, t, x, here))
 
 
 def clip_norm(v: Array, limit: float) -> Array:

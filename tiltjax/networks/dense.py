@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from tiltjax import families
 from tiltjax.types import Family, Here, Network, Params, Problem
 
-from ._shared import NUM_FREQUENCIES, Gate, clip_norm, clock_features, init_of, linear, natural, split, time_features
+from ._shared import NUM_FREQUENCIES, Gate, clip_norm, clock_features, init_of, linear, natural, seeing, split, time_features
 
 
 class _Residual(nnx.Module):
@@ -60,17 +60,14 @@ def mlp(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTyp
 
     graph = split(build)
 
-    def control(params: Params, t: Array, x: Array, context: Array | None) -> Array:
+    def control(params: Params, t: Array, x: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, x)
         features = time_features(level)
-        features = features if context is None else jnp.concatenate([features, context])
+        features = jnp.concatenate([features, families.flat_context(here, x.dtype)]) if size else features
         out = nnx.merge(graph, params)(m.reshape(-1), features)
         return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
 
-    if not size:
-        return Network(init_of(build), lambda params, t, x: control(params, t, x, None))
-    seeing = lambda params, t, x, here: control(params, t, x, families.flat_context(here, x.dtype))  # noqa: E731
-    return Network(init_of(build), seeing, sees=True)
+    return seeing(problem, Network(init_of(build), control))
 
 
 def score_informed(
@@ -91,7 +88,7 @@ def score_informed(
 
     graph = split(build)
 
-    def apply(params: Params, t: Array, x: Array, here: Here) -> Array:
+    def control(params: Params, t: Array, x: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, x)
         features = time_features(level)
         seen = jnp.concatenate([features, families.flat_context(here, x.dtype)]) if size else features
@@ -99,7 +96,7 @@ def score_informed(
         out = net["body"](m.reshape(-1), seen).reshape(x.shape) / jnp.sqrt(level)
         return gain * (out + net["gate"](features).reshape(x.shape) * clip_norm(slope, limit))
 
-    return Network(init_of(build), apply, gradient_evaluations=1, sees=True)
+    return seeing(problem, Network(init_of(build), control, gradient_evaluations=1))
 
 
 def corrector(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTypeLike | None = None) -> Network:

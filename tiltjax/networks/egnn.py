@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from tiltjax import families, particles
 from tiltjax.types import Family, Here, Network, Params, Problem
 
-from ._shared import NUM_FREQUENCIES, clip_norm, init_of, natural, split, time_features
+from ._shared import NUM_FREQUENCIES, clip_norm, init_of, natural, seeing, split, time_features
 
 NUM_RADIAL = 24
 REACH = 4.0  # of the radial functions, in standard deviations of the base: farther pairs see d itself
@@ -53,18 +53,18 @@ def egnn(
 
     graph = split(build)
 
-    def apply(params: Params, t: Array, y: Array, here: Here | None = None) -> Array:
+    def apply(params: Params, t: Array, y: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, y)
         z = particles.embed(m)
         pulled, own = nnx.merge(graph, params)(z, time_features(level))
         out = (pulled + own[:, :1] * z) / jnp.sqrt(level)
-        if here is not None:
+        if informed:
             slope = jax.grad(here.problem.reward)(scale * m)
             out = out + own[:, 1:] * particles.embed(clip_norm(slope, limit))
         return gain * particles.project(out)
 
     at_once = _at_once(problem.frame.shape[0] + 1, width)
-    return Network(init_of(build), apply, gradient_evaluations=int(informed), at_once=at_once, sees=informed)
+    return seeing(problem, Network(init_of(build), apply, gradient_evaluations=int(informed), at_once=at_once))
 
 
 class _Dense(nnx.Module):
