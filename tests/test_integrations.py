@@ -1,5 +1,6 @@
 """Other libraries' models: log densities against their own, Jacobians against quadrature."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import initialize_model
 from numpyro.infer.reparam import TransformReparam
+from support import z_scores
 
+import tiltjax as tj
 from tiltjax.integrations import from_distribution, from_numpyro
 from tiltjax.types import Target
 
@@ -311,3 +314,74 @@ def test_nothing_heavy_is_imported_before_it_is_called():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------- a family of posteriors
+
+DESIGN = np.asarray([[1.0, 0.5], [-0.4, 1.2], [0.7, -0.9]])
+NOISE = 0.6
+
+
+def regression(design, y=None):
+    theta = numpyro.sample("theta", dist.Normal(jnp.asarray([0.5, -1.0]), 2.0).to_event(1))
+    numpyro.sample("y", dist.Normal(design @ theta, NOISE).to_event(1), obs=y)
+
+
+def exact_posterior(y):
+    """Mean, covariance and log evidence of the linear model."""
+    prior_mean, prior = np.asarray([0.5, -1.0]), 4.0 * np.eye(2)
+    marginal = DESIGN @ prior @ DESIGN.T + NOISE**2 * np.eye(3)
+    gain = prior @ DESIGN.T @ np.linalg.inv(marginal)
+    off = y - DESIGN @ prior_mean
+    evidence = -0.5 * off @ np.linalg.solve(marginal, off) - 0.5 * np.linalg.slogdet(2 * np.pi * marginal)[1]
+    return prior_mean + gain @ off, prior - gain @ DESIGN @ prior, evidence
+
+
+@pytest.mark.slow
+def test_one_sampler_draws_of_the_posterior_of_every_data_set():
+    """A linear Gaussian model: for each of four data sets the evidence, the moments, and an ESS that is high."""
+    family = from_numpyro(regression, DESIGN, observed="y")
+    sampler = tj.fit(
+        jax.random.key(0),
+        family,
+        network=functools.partial(tj.networks.mlp, width=48, depth=2),
+        num_updates=1500,
+        learning_rate=5e-3,
+        sampling_steps=50,
+        progress=False,
+    )
+    y = jax.vmap(family.many.draw)(jax.random.split(jax.random.key(9), 4))
+    draws = sampler.sample(jax.random.key(1), 4000, context=y)
+    for one, x, log_weight in zip(np.asarray(y), np.asarray(draws.x), np.asarray(draws.log_weight), strict=True):
+        mean, covariance, evidence = exact_posterior(one)
+        w = np.exp(log_weight - evidence)
+        assert w.sum() ** 2 / (len(w) * (w**2).sum()) > 0.7
+        assert abs(z_scores(w, 1.0)) < 5
+        assert np.abs(z_scores(w[:, None] * (x - mean), 0.0)).max() < 5
+        assert np.abs(z_scores(w[:, None] * ((x - mean) ** 2 - np.diagonal(covariance)), 0.0)).max() < 5
+
+
+def test_pairs_of_the_prior_predictive_are_draws_of_the_posterior_of_their_data():
+    """E over pairs of the posterior's score is 0, and the problem of a context is the joint density of its data."""
+    family = from_numpyro(regression, DESIGN, observed="y")
+    y, x = jax.jit(jax.vmap(family.many.pairs))(jax.random.split(jax.random.key(2), 4000))
+    score = jax.jit(jax.vmap(jax.grad(lambda x, y: posterior(family, x, y))))(x, y)
+    assert np.abs(z_scores(np.asarray(score), 0.0)).max() < 5
+    one, mean = y[0], exact_posterior(np.asarray(y[0]))
+    problem = family.at((), one)
+    natural = problem.encode(jnp.asarray(mean[0]))
+    log_joint = posterior(family, natural, one)
+    density = -0.5 * np.log(np.linalg.det(2 * np.pi * mean[1])) + mean[2]
+    stretch = jax.jacobian(problem.decode)(natural)
+    assert float(log_joint - jnp.linalg.slogdet(stretch)[1]) == pytest.approx(density, rel=1e-6)
+    assert problem.target.constrain(problem.decode(natural))["theta"].shape == (2,)
+
+
+def posterior(family, x, y):
+    problem = family.at((), y)
+    return problem.reward(x) + problem.process.log_density(x)
+
+
+def test_a_model_without_the_observed_site_is_refused():
+    with pytest.raises(ValueError, match=r"observed must name a site .* got 'z', and the model draws \['theta', 'y'\]"):
+        from_numpyro(lambda design, z=None: regression(design), DESIGN, observed="z")

@@ -21,6 +21,8 @@ def collect(objective: Objective, held: Held, key: Key, n: int) -> tuple[Batch, 
     many = None if objective.family is None else of(objective.family).many
     if many is None:
         return objective.collect_on(here_of(objective, held, ()), held, key, n)
+    if many.pairs is not None and objective.label is not None:
+        return _exact(objective, many.pairs, held, key, n), held.carried
     key_context, key_particles = jax.random.split(key)
     groups = n // many.per_context
     contexts = jax.vmap(many.draw)(jax.random.split(key_context, groups))
@@ -32,6 +34,18 @@ def collect(objective: Objective, held: Held, key: Key, n: int) -> tuple[Batch, 
     flat: Batch = jax.tree.map(lambda leaf: leaf.reshape(n, *leaf.shape[2:]), batch)
     repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, many.per_context, axis=0, total_repeat_length=n), contexts)
     return flat._replace(context=repeated), held.carried
+
+
+def _exact(objective: Objective, pairs: Callable[[Key], tuple[Any, Array]], held: Held, key: Key, n: int) -> Batch:
+    """n contexts with an exact draw of the tilt each: labelled, and of equal weight."""
+
+    def one(key: Key) -> tuple[Any, Any]:
+        key_pair, key_label = jax.random.split(key)
+        context, x = pairs(key_pair)
+        return context, objective.label(held, key_label, here_of(objective, held, context), x)  # type: ignore[misc]
+
+    context, data = jax.vmap(one)(jax.random.split(key, n))
+    return Batch(data, jnp.zeros(n), jnp.zeros(n, bool), context)
 
 
 def grouped(problem: Any, v: Array) -> Array:
@@ -62,6 +76,10 @@ def summary(problem: Any, log_weight: Array) -> tuple[Array, Array, Array]:
     if problem is None or of(problem).many is None:
         ess = weights.ess(log_weight)
         return jax.nn.logsumexp(log_weight) - jnp.log(log_weight.size), ess, ess
+    many = of(problem).many
+    if many is not None and many.pairs is not None:  # weights of one, which say nothing of the control
+        unknown = jnp.full((), jnp.nan, log_weight.dtype)
+        return unknown, unknown, unknown
     groups = grouped(problem, log_weight)
     log_z = jax.nn.logsumexp(groups, axis=1) - jnp.log(groups.shape[1])
     ess = jax.vmap(weights.ess)(groups)

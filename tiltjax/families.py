@@ -25,18 +25,24 @@ def example(problem: Problem | Family) -> Problem:
 
 
 def context_size(problem: Problem | Family) -> int:
-    """Numbers in a context; 0 of a plain problem."""
-    family = of(problem)
-    if family.many is None:
+    """Numbers that a network sees of a context; 0 of a plain problem."""
+    many = of(problem).many
+    if many is None:
         return 0
-    shape = jax.eval_shape(family.many.draw, jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shape))
+    return jax.eval_shape(lambda key: many.features(many.draw(key)), jax.random.key(0)).size
 
 
-def flat_context(here: Here, dtype: Any) -> Array:
-    """The context as one vector."""
-    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(here.context)]
-    return jnp.concatenate(leaves)
+def flat(context: Any) -> Array:
+    """All numbers of a context as one vector."""
+    real = jax.dtypes.canonicalize_dtype(float)
+    return jnp.concatenate([jnp.ravel(leaf).astype(real) for leaf in jax.tree.leaves(context)])
+
+
+def seen(problem: Problem | Family, here: Here, dtype: Any) -> Array:
+    """What a network sees of the context, (context_size,)."""
+    many = of(problem).many
+    assert many is not None
+    return many.features(here.context).astype(dtype)
 
 
 def here_of(objective: Objective, held: Held, context: Any) -> Here:

@@ -221,6 +221,11 @@ def _resolution(coordinates: Coordinates, target: LogDensity, x: Array) -> float
     """1 / the largest eigenvalue of the Fisher matrix E[grad log p grad log p^T] of the target in natural units."""
     slope_of = jax.grad(lambda y: _natural(coordinates, target, y))
     slope = jax.jit(lambda x: jax.vmap(slope_of)(jax.vmap(coordinates.inverse)(x)))(x)
+    return finest(slope)
+
+
+def finest(slope: Array) -> float:
+    """The least variance of a density whose scores at n draws of it are `slope` (n, d): 1 / the largest Fisher eigenvalue."""
     slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
     fisher = slope.T @ slope / slope.shape[0]
     largest = float(jnp.max(jnp.linalg.eigvalsh(fisher))) if fisher.shape[0] <= 512 else float(jnp.max(jnp.diagonal(fisher)))

@@ -170,7 +170,7 @@ def family(
     context = () if draw is None else draw(jax.random.key(0))
     first = at(given, context)
     validate.family(first, at, given, draw, per_context)
-    many = None if draw is None else Many(draw, per_context)
+    many = None if draw is None else Many(draw, per_context, families.flat)
     centred = first.target is not None and first.target.centred
     return Family(at, first.frame, float(first.resolution), given, many, centred)
 

@@ -230,10 +230,16 @@ class Family(NamedTuple):
 
 
 class Many(NamedTuple):
-    """Of a family of more than one: `draw(key) -> context`, and how many particles of a round have one context."""
+    """Of a family of more than one: `draw(key) -> context`, and how many particles of a round have one context.
+
+    `features(context) -> (k,)` is what networks see of it. `pairs(key) -> (context, x)`, where there is one, draws a context
+    and an exact draw of its p*, in the process's coordinates: training then takes those in the place of its own paths.
+    """
 
     draw: Callable[[Key], Any]
     per_context: int
+    features: Callable[[Any], Array]
+    pairs: Callable[[Key], tuple[Any, Array]] | None = None
 
 
 class Network(NamedTuple):

@@ -14,8 +14,15 @@ from ..types import Key, Target
 from ._foreign import relaxed_promotion
 
 
-def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, **kwargs: Any) -> Target:
-    """The posterior of a NumPyro model, in the unconstrained space and unnormalized.
+def from_numpyro(
+    model: Callable[..., Any],
+    *args: Any,
+    key: Key | None = None,
+    observed: str | None = None,
+    per_context: int = 16,
+    **kwargs: Any,
+) -> Any:
+    """The posterior of a NumPyro model, in the unconstrained space and unnormalized: a `Target`.
 
     log_density(x) = log p(T(x), data) + log |det T'(x)|,   x (d,) = the latent sites z, unconstrained and
     raveled, T = biject_to(support) site by site: minus the potential energy that NumPyro's own samplers use.
@@ -24,6 +31,10 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
 
     `args` and `kwargs` are the model's (wrap a model with an argument `key` of its own in functools.partial).
     `key` seeds the run of the model that finds its sites; `numpyro.param` sites keep their value of that run.
+
+    observed: the name of the site, and of the model's argument, that is the data. Then the result is the `Family` of the
+    posteriors for all data sets: a context is a data set, `sampler.sample(key, n, context=y)` draws of p(z | y) with weights
+    whose mean is p(y). Its pairs (y, z) from the prior predictive are exact draws, which training takes as they are.
 
     Raises ValueError for discrete latent sites (sum them out), Delta latent sites (use
     numpyro.deterministic), plates that subsample (their density is random), and models without a latent site.
@@ -37,11 +48,15 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
     from numpyro.infer.util import constrain_fn, potential_energy
 
     key = jax.random.key(0) if key is None else key
+    if observed is not None:
+        from .posteriors import family, joint_of
+
+        return family(joint_of(model, args, kwargs, observed, key), key, per_context)
     with relaxed_promotion():
         # init_to_uniform stands in for priors that cannot be drawn from (ImproperUniform)
         start = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_uniform)
         sites = handlers.trace(start).get_trace(*args, **kwargs)
-        latent = _latent_sites(sites)
+        latent = latent_sites(sites)
         shapes = {name: biject_to(site["fn"].support).inverse_shape(site["value"].shape) for name, site in latent.items()}
     # without this the model would draw its parameters anew at every call
     fixed = {name: site["value"] for name, site in sites.items() if site["type"] in ("param", "mutable")}
@@ -62,7 +77,8 @@ def from_numpyro(model: Callable[..., Any], *args: Any, key: Key | None = None, 
     return Target(log_density, (dim,), constrain=constrain)
 
 
-def _latent_sites(sites: dict[str, Any]) -> dict[str, Any]:
+def latent_sites(sites: dict[str, Any]) -> dict[str, Any]:
+    """Those to sample. ValueError for what cannot be."""
     from numpyro.distributions import Delta
 
     latent = {name: site for name, site in sites.items() if site["type"] == "sample" and not site["is_observed"]}

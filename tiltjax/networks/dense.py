@@ -63,7 +63,7 @@ def mlp(problem: Problem | Family, width: int = 192, depth: int = 3, dtype: DTyp
     def control(params: Params, t: Array, x: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, x)
         features = time_features(level)
-        features = jnp.concatenate([features, families.flat_context(here, x.dtype)]) if size else features
+        features = jnp.concatenate([features, families.seen(problem, here, x.dtype)]) if size else features
         out = nnx.merge(graph, params)(m.reshape(-1), features)
         return (gain / jnp.sqrt(level)) * out.reshape(x.shape)
 
@@ -91,7 +91,7 @@ def score_informed(
     def control(params: Params, t: Array, x: Array, here: Here) -> Array:
         m, gain, level = natural(problem, t, x)
         features = time_features(level)
-        seen = jnp.concatenate([features, families.flat_context(here, x.dtype)]) if size else features
+        seen = jnp.concatenate([features, families.seen(problem, here, x.dtype)]) if size else features
         net, slope = nnx.merge(graph, params), jax.grad(here.problem.reward)(scale * m)
         out = net["body"](m.reshape(-1), seen).reshape(x.shape) / jnp.sqrt(level)
         return gain * (out + net["gate"](features).reshape(x.shape) * clip_norm(slope, limit))
