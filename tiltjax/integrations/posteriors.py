@@ -37,7 +37,10 @@ def family(joint: Joint, key: Key, per_context: int) -> Family:
     natural = slope * scale[None] if scale.ndim == 1 else jnp.matmul(slope, scale, precision="highest")
     resolution = pilot.finest(natural)
     process = processes.gaussian(paths.linear(), (x.shape[1],), BASE_SCALE)
-    mean, sd = jnp.mean(y, axis=0), jnp.maximum(jnp.std(y, axis=0), 1e-6)
+    middle, width_of_y = _middle_and_width(np.asarray(y, np.float64))
+
+    def features(y: Array) -> Array:  # of size one, and data far out near enough to be told apart
+        return jnp.arcsinh((y - jnp.asarray(middle, y.dtype)) / jnp.asarray(width_of_y, y.dtype)).reshape(-1)
 
     def at(given: Any, y: Array) -> Problem:
         target = Target(lambda x: joint.log_density(y, x), (x.shape[1],), constrain=lambda one: joint.constrain(y, one))
@@ -49,7 +52,14 @@ def family(joint: Joint, key: Key, per_context: int) -> Family:
 
     made = problems.family(at, lambda key: joint.draw(key)[0], per_context=per_context)
     assert made.many is not None
-    return made._replace(many=made.many._replace(pairs=pairs, features=lambda y: ((y - mean) / sd).reshape(-1)))
+    return made._replace(many=made.many._replace(pairs=pairs, features=features))
+
+
+def _middle_and_width(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread by number: from the quartiles, which heavy tails do not move; the sd where those agree."""
+    low, middle, high = np.quantile(y, [0.25, 0.5, 0.75], axis=0)
+    width = np.where(high > low, (high - low) / 1.35, y.std(0))
+    return middle, np.where(width > 0, width, 1.0)
 
 
 def joint_of(model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], observed: str, key: Key) -> Joint:
