@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, families, identity, pilot, problems, run, sampling, turns
+from tiltjax import checkpoints, identity, pilot, problems, run, sampling, turns
 from tiltjax.types import Family, Key, Network, Objective, Problem, Trainer
 
 CHUNK_UPDATES = 100
@@ -52,7 +52,6 @@ def trained(key: Key, plan: Plan, storage: Storage, chunk: int | None = None) ->
         checkpoint_seconds=storage.checkpoint_seconds,
         fingerprint=str(plan.settings),
         progress=storage.progress,
-        given=families.of(plan.problem).given,
     )
     learned = plan.trainer.learned(done.state)
     sampler = sampling.sampler(

@@ -37,19 +37,18 @@ def run(
     checkpoint_seconds: float = 30.0,
     fingerprint: str = "",
     progress: bool = True,
-    given: Any = (),
 ) -> Run:
     """`num_rounds` rounds in jitted chunks of `chunk` rounds (a scan; the state is donated).
 
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
-    others beside the key, the length and the shapes. The progress bar counts updates. `given` is an argument of the programs:
-    never donated, never saved.
+    others beside the key, the length and the shapes. The progress bar counts updates. `Trainer.given` is an
+    argument of the programs: never donated, never saved.
     """
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
-    num_chunks = -(-num_rounds // chunk)
+    num_chunks, given = -(-num_rounds // chunk), trainer.given
     shape = jax.eval_shape(trainer.init, given, key)
     identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
     store = None if checkpoint is None else checkpoints.open_store(checkpoint, identity)

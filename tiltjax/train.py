@@ -64,6 +64,7 @@ def trainer(
         begin=begin,
         renew=lambda given, state, key, carried: _renew(parts, sources, Held(state.average, carried, given), state, key),
         updates=replay.gradient_steps,
+        given=_given(objective),
     )
 
 
@@ -173,10 +174,13 @@ def _moved(
     return rounds.where(fine, (new_params, new_mean, new_opt_state), learning), (value, norm)
 
 
+def _given(objective: Objective) -> Any:
+    return () if objective.family is None else objective.family.given
+
+
 def _quantities(objective: Objective, network: Network, replay: Replay) -> tuple[str, ...]:
     def collect(key: Key) -> Batch:
-        given = () if objective.family is None else objective.family.given
-        held = Held(Learned(network.init(key), objective.init()), objective.carry(key), given)
+        held = Held(Learned(network.init(key), objective.init()), objective.carry(key), _given(objective))
         return contexts.collect(objective, held, key, replay.num_particles)[0]
 
     shapes = jax.eval_shape(collect, jax.random.key(0))

@@ -60,7 +60,7 @@ def alternate(first: Trainer, second: Trainer, rounds: int) -> Trainer:
     def alone(*arguments: Any) -> Any:
         raise ValueError("trainers that take turns are not one of two that do: alternate the two themselves.")
 
-    return Trainer(init, step, (*first.quantities, *second.quantities), learned, alone, alone, first.updates)
+    return Trainer(init, step, (*first.quantities, *second.quantities), learned, alone, alone, first.updates, first.given)
 
 
 def together(trainer: Trainer) -> Trainer:

@@ -347,6 +347,7 @@ class Trainer(NamedTuple):
     begin: Callable[[Any, Key, Any], Any]
     renew: Callable[[Any, Any, Key, Any], Any]
     updates: int
+    given: Any = ()  # what `run` hands to init and step
 
 
 # ------------------------------------------------------------------------------------------------- states

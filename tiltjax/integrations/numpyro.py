@@ -24,8 +24,8 @@ def from_numpyro(
 ) -> Any:
     """The posterior of a NumPyro model, in the unconstrained space and unnormalized: a `Target`.
 
-    log_density(x) = log p(T(x), data) + log |det T'(x)|,   x (d,) = the latent sites z, unconstrained and
-    raveled, T = biject_to(support) site by site: minus the potential energy that NumPyro's own samplers use.
+    log_density(x) = log p(T(x), data) + log |det T'(x)|,   x (d,) = the latent sites z, unconstrained and raveled,
+    T = biject_to(support) site by site: minus the potential energy that NumPyro's own samplers use.
     exp(log_z) is then the evidence p(data). `constrain(x)` maps ONE particle to {site: value} with the latent
     and the deterministic sites in the model's own space; jax.vmap it over samples.
 
@@ -36,8 +36,8 @@ def from_numpyro(
     posteriors for all data sets: a context is a data set, `sampler.sample(key, n, context=y)` draws of p(z | y) with weights
     whose mean is p(y). Its pairs (y, z) from the prior predictive are exact draws, which training takes as they are.
 
-    Raises ValueError for discrete latent sites (sum them out), Delta latent sites (use
-    numpyro.deterministic), plates that subsample (their density is random), and models without a latent site.
+    Raises ValueError for discrete latent sites (sum them out), Delta latent sites (use numpyro.deterministic),
+    plates that subsample (their density is random), and models without a latent site.
     Not for models whose sites come and go between runs: the sites are those of the one run.
 
     Source: Phan, Pradhan, Jankowiak 2019, arXiv 1912.11554.
@@ -47,10 +47,10 @@ def from_numpyro(
     from numpyro.infer import init_to_uniform
     from numpyro.infer.util import constrain_fn, potential_energy
 
+    from .posteriors import family, joint_of
+
     key = jax.random.key(0) if key is None else key
     if observed is not None:
-        from .posteriors import family, joint_of
-
         return family(joint_of(model, args, kwargs, observed, key), key, per_context)
     with relaxed_promotion():
         # init_to_uniform stands in for priors that cannot be drawn from (ImproperUniform)
@@ -61,8 +61,7 @@ def from_numpyro(
     # without this the model would draw its parameters anew at every call
     fixed = {name: site["value"] for name, site in sites.items() if site["type"] in ("param", "mutable")}
     model = handlers.seed(handlers.substitute(model, data=fixed), key)
-    zeros = {name: jnp.zeros(shape) for name, shape in shapes.items()}
-    _, unravel = ravel_pytree(zeros)
+    _, unravel = ravel_pytree({name: jnp.zeros(shape) for name, shape in shapes.items()})
     dim = sum(math.prod(shape) for shape in shapes.values())
 
     def log_density(x: Array) -> Array:

@@ -75,11 +75,8 @@ def learned_variance(
         table = batching.mean(one, held.params, (keys, batch.data, batch.context), network.at_once)
         return inner.loss(held._replace(params=_inner(held.params)), key_loss, batch) + PART * table
 
-    def init() -> Extra:
-        return Extra(inner.init(), jnp.zeros(shape))
-
     return inner._replace(
-        init=init,
+        init=lambda: Extra(inner.init(), jnp.zeros(shape)),
         collect_on=collect,
         loss=both,
         regression=_regression(inner.regression),
