@@ -8,14 +8,14 @@ from tiltjax import memoryless, processes
 WIDTH, STRENGTH = 0.9, 0.3
 
 
-def motion(process, reward):
+def motion(process, reward, resolution):
     """X' = mean + std (c + a + w xi): the guide a = sqrt(clock) strength gain grad r(m) / (1 + |grad r(m)|) beside the control.
 
     log w counts the two shifts together, c + a, under noise of width w: any proposal does for E[w] = Z.
     """
     frame = process.frame
     narrow = process._replace(width=lambda t, t1: jnp.full((), WIDTH), log_ratio=processes.narrow_log_ratio)
-    plain = memoryless.dynamics(narrow, reward)
+    plain = memoryless.dynamics(narrow, reward, resolution)
 
     def guide(t, x):
         slope = jax.grad(reward)(frame.response(t) * x)

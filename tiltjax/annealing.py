@@ -64,9 +64,9 @@ class Anneal(NamedTuple):
     noise: Callable[[Array], Array]
 
 
-def motion(tilt: Tilt, noise: Callable[[Array], Array]) -> Callable[[Process, LogDensity], Dynamics]:
+def motion(tilt: Tilt, noise: Callable[[Array], Array]) -> Callable[[Process, LogDensity, float], Dynamics]:
     """The `Problem.motion` of a tilt path. r_1 is the problem's reward: the two are given together (`problems.annealed`)."""
-    return lambda process, reward: dynamics(Anneal(process, tilt, noise))
+    return lambda process, reward, resolution: dynamics(Anneal(process, tilt, noise))
 
 
 def dynamics(a: Anneal) -> Dynamics:

@@ -18,14 +18,14 @@ from tiltjax import memoryless, processes, sde, weights
 from tiltjax.types import ControlFn, Dynamics, LogDensity, Path, Process, Walker
 
 
-def motion(corrector: Callable[[Array, Array], Array]) -> Callable[[Process, LogDensity], Dynamics]:
+def motion(corrector: Callable[[Array, Array], Array]) -> Callable[[Process, LogDensity, float], Dynamics]:
     """The `Problem.motion` of a bridge whose corrector is h(t, x)."""
-    return lambda process, reward: dynamics(process, reward, corrector)
+    return lambda process, reward, resolution: dynamics(process, reward, resolution, corrector)
 
 
-def dynamics(process: Process, reward: LogDensity, corrector: Callable[[Array, Array], Array]) -> Dynamics:
+def dynamics(process: Process, reward: LogDensity, resolution: float, corrector: Callable[[Array, Array], Array]) -> Dynamics:
     """Those of `memoryless`, weighed against B_h in place of the noising kernel. ValueError unless the base is Gaussian."""
-    plain, turned = memoryless.dynamics(process, reward), processes.backward_controlled(process, corrector)
+    plain, turned = memoryless.dynamics(process, reward, resolution), processes.backward_controlled(process, corrector)
 
     def turn(t: Array, t1: Array, x: Array, x1: Array) -> Array:
         """log (B_h / B_base)(x | x1): two Gaussians of one width."""

@@ -14,10 +14,12 @@ from tiltjax import frames, networks, paths, sde, weights
 from tiltjax.types import ControlFn, Dynamics, LogDensity, Network, Path, Problem, Process, Walker
 
 
-def dynamics(process: Process, reward: LogDensity) -> Dynamics:
+def dynamics(process: Process, reward: LogDensity, resolution: float) -> Dynamics:
     """Steps of the process (`sde.controlled_step`). The default of `problems.sampling` and `problems.tilt`.
 
-    potential: log psi_t = (1 - R_t / s^2) r(D(t, x)), the reward of the end that the base expects, by how much of it is known.
+    potential: log psi_t = (1 - R_t / s^2) q / (q + R_t) r(D(t, x)), q the resolution: the reward of the end that the base
+    expects, as much as is left of it when that end is uncertain by R. (Of a Gaussian mode of variance q that is what remains.)
+    The reward itself would choose the particles of one mode long before the others can have arrived.
     """
     frame = process.frame
 
@@ -30,7 +32,8 @@ def dynamics(process: Process, reward: LogDensity) -> Dynamics:
 
     def potential(t: Array, walker: Walker) -> Array:
         expected = frames.denoiser(frame, t, walker.x, process.g_of(t, walker.x, walker.seen))
-        return (1 - frame.residual(t) / frame.scale**2) * reward(expected)
+        rest = frame.residual(t)
+        return (1 - rest / frame.scale**2) * resolution / (resolution + rest) * reward(expected)
 
     def back(control: ControlFn, t: Array, t1: Array, x1: Array, xi: Array) -> tuple[Array, Array, Array]:
         return sde.back_step(process, control, t, t1, x1, xi)

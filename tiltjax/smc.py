@@ -136,7 +136,7 @@ def tune(
     rescaled = validate.rescaled(problem, "smc.tune")
 
     def louder(factor: Array) -> Problem:  # nothing that was learned depends on the noise
-        return problem._replace(motion=lambda process, reward: rescaled(factor))
+        return problem._replace(motion=lambda process, reward, resolution: rescaled(factor))
 
     def score(key: Key, noise: Array, strength: Array) -> Array:
         changed = louder(noise)

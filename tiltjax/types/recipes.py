@@ -159,7 +159,8 @@ class Dynamics(NamedTuple):
 class Problem(NamedTuple):
     """The tilt p*(x) proportional to p_base(x) exp(reward(x)), and how its particles move.
 
-    `process` is the base. `motion(process, reward) -> Dynamics` says how particles move: memoryless, annealed, or your own.
+    `process` is the base. `motion(process, reward, resolution) -> Dynamics` says how particles move: memoryless, annealed, or
+    your own.
     `resolution` is the smallest variance at which p* has structure (it sets the end of the log-SNR grid and the scale of the
     networks); `decode` maps one particle to the user's coordinates (an affine preconditioner undone).
     """
@@ -167,7 +168,7 @@ class Problem(NamedTuple):
     process: Process
     reward: LogDensity
     resolution: float
-    motion: Callable[[Process, LogDensity], Dynamics]
+    motion: Callable[[Process, LogDensity, float], Dynamics]
     decode: Callable[[Array], Array] = lambda x: x
     encode: Callable[[Array], Array] = lambda x: x
     target: Target | None = None
@@ -175,7 +176,7 @@ class Problem(NamedTuple):
     @property
     def dynamics(self) -> Dynamics:
         """The dynamics of this base and this reward."""
-        return self.motion(self.process, self.reward)
+        return self.motion(self.process, self.reward, self.resolution)
 
     @property
     def frame(self) -> Frame:
