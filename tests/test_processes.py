@@ -218,3 +218,11 @@ def test_float32_in_float32_out(process):
         process.frame.gain(t),
     ):
         assert value.dtype == jnp.float32 and jnp.isfinite(value)
+
+
+@pytest.mark.parametrize("name", ["linear", "vp"])
+def test_the_velocity_has_its_limit_at_the_start(name):
+    """d/dt log sd of X_t is smooth at t = 0, where kappa is not finite: no half of it there."""
+    process, x = gaussian(name, (2,), 1.5), jnp.asarray([0.6, -1.0])
+    at = [processes.velocity(process, jnp.asarray(t), x) for t in (0.0, 1e-4)]
+    np.testing.assert_allclose(*at, rtol=2e-3)
