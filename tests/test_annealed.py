@@ -51,7 +51,7 @@ def test_full_crooks_is_unbiased_at_any_number_of_steps(num_steps, tilt):
     assert abs(z_scores(w, np.exp(LOG_Z))) < 5
 
 
-@pytest.mark.parametrize("tilt", [slow("scaled"), "denoised", "user's"])
+@pytest.mark.parametrize("tilt", [slow("scaled"), slow("denoised"), "user's"])
 def test_relative_crooks_needs_no_density_and_is_exact_as_the_step_goes_to_zero(tilt):
     """The mean of the target's first coordinate too: the weight is right for every function."""
     problem = build("pretrained", tilt)
@@ -76,7 +76,7 @@ def test_walkers_stored_paths_and_diffrax_are_one_simulation(base):
     np.testing.assert_allclose(log_weight, sample.log_weight, rtol=1e-8)
 
 
-@pytest.mark.parametrize("base", ["gaussian", "pretrained"])
+@pytest.mark.parametrize("base", ["gaussian", slow("pretrained")])
 def test_a_path_weighs_the_same_under_any_control_that_could_have_drawn_it(base):
     """log w of a path drawn by one drift, under another: from the two Gaussian kernels, written out."""
     problem, times = build(base), paths.uniform(4)

@@ -115,6 +115,7 @@ def test_stepping_stones_have_the_error_of_independent_ladders():
 # --------------------------------------------------------------------------------------------------- start
 
 
+@pytest.mark.slow
 def test_the_start_keeps_log_z():
     """log E_start[gamma / start] = log Z, Jacobian and all, with the pilot's own coordinates."""
     target = gaussian()

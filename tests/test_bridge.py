@@ -369,6 +369,7 @@ def moments(x):
     return np.stack([x.mean(0), x.var(0)])
 
 
+@pytest.mark.slow
 def test_stages_lead_to_the_gaussian():
     sampler = fit(truth().problem, num_stages=4, num_updates=600)
     draws = sampler.sample(jax.random.key(1), 8000)
@@ -445,6 +446,7 @@ def test_two_bridges_in_one_program_are_those_alone():
     assert not np.allclose(jax.tree.leaves(both[0].params)[-1], jax.tree.leaves(both[1].params)[-1])
 
 
+@pytest.mark.slow
 def test_a_bridge_of_a_density_that_is_nowhere_finite_ends_with_the_reason():
     nowhere = problems.tilt(base(), lambda x: jnp.nan * jnp.sum(x), resolution=0.25)
     with pytest.raises(FloatingPointError, match="every update"):

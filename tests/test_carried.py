@@ -52,6 +52,7 @@ def test_chains_go_on_from_where_the_last_round_left_them():
     assert apart[0] < apart[1]  # neighbours in time are nearer
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_its_chains_up_again(tmp_path):
     whole = run.run(trainer(), jax.random.key(0), 6, progress=False)
     store = {"checkpoint": tmp_path, "checkpoint_seconds": 0.0, "progress": False}

@@ -92,6 +92,7 @@ def test_modes_that_look_like_a_hierarchy_keep_their_affine_coordinates():
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_the_pilot_finds_the_funnel_and_reaches_its_neck():
     """In the coordinates that it finds the funnel is N(0, I) nearly: mean, covariance and resolution of exact draws."""
     target = targets.funnel(4)

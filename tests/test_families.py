@@ -188,6 +188,7 @@ def test_one_sampler_serves_all_contexts():
     assert np.all(np.asarray(history.worst_ess) <= np.asarray(history.ess) + 1e-12)
 
 
+@pytest.mark.slow
 def test_log_variance_is_taken_within_a_context():
     """Its own optimum has no variance within a context, though log Z differs between them: the loss goes down to it."""
     family, network = tempered(), small(tempered())

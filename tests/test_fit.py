@@ -104,6 +104,7 @@ def test_resampling_gives_equal_weights(fitted):
     assert (np.abs(x.mean(0) - mean.value) < 5 * np.asarray(draws.x).std(0) / np.sqrt(500)).all()
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_made_with_a_cosine_from_the_learning_rate_to_zero():
     made = []
 

@@ -173,6 +173,7 @@ def test_a_fit_learns_the_variance():
     assert ess["learned"] > 2 * ess["plain"]
 
 
+@pytest.mark.slow
 def test_a_loss_on_paths_is_refused():
     problem, _ = fitted("learned_variance")
     options = {"loss": functools.partial(losses.learned_variance, loss=losses.adjoint_matching), "num_updates": 10}

@@ -85,7 +85,7 @@ def around(drift):
     return Network(lambda key: params, lambda p, t, x: jax.grad(phi, argnums=2)(p, t, x), potential=phi), params
 
 
-@pytest.mark.parametrize("name", ["nets", slow("hutchinson"), "action_matching"])
+@pytest.mark.parametrize("name", [slow("nets"), slow("hutchinson"), "action_matching"])
 def test_losses_have_no_slope_at_the_exact_drift(name):
     """On walkers of that drift, which stay draws of rho_t; and a slope away from it."""
     problem, drift, _ = moving_gaussian()

@@ -81,6 +81,7 @@ def test_a_finished_run_is_returned_and_another_is_refused(tmp_path, unbroken):
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_goes_on_in_float32(tmp_path, monkeypatch):
     spent, save = [], checkpoints.Store.save
 

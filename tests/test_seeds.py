@@ -32,6 +32,7 @@ def problem():
     return tj.problems.tilt(process, lambda x: -jnp.sum(jnp.square(x - 0.5)), resolution=0.3)
 
 
+@pytest.mark.slow
 def test_each_seed_is_what_it_is_alone():
     """A problem has no pilot, so that nothing is shared."""
     first, second = tj.fit_seeds(KEYS[:2], problem(), **SMALL)

@@ -186,7 +186,7 @@ def normalization(name, num_steps, n=1_000_000):
 
 @pytest.mark.parametrize("num_steps", [10, slow(40), slow(160)])
 @pytest.mark.parametrize("floor", [0.0, 0.8, 1.0])
-@pytest.mark.parametrize("name", ["gaussian", "model"])
+@pytest.mark.parametrize("name", ["gaussian", slow("model")])
 def test_a_memoryless_base_is_sampled_without_bias_whenever_its_walkers_are_resampled(name, floor, num_steps):
     """E[exp(log_z)] = Z_N with a standard error of log Z below 0.01, never resampled, by the ESS, and at every step."""
     problem, times = base_of(name), paths.uniform(num_steps)
