@@ -140,3 +140,13 @@ def test_draws_from_elsewhere_are_learned_from():
         on_paths = losses.log_variance(problem(), small(problem()), times, replay=Replay(16, 32, 1, 8))
         made = train.trainer(on_paths, small(problem()), optax.adam(1e-3), sources=(buffers.Source(x, 0.5),))
         jax.eval_shape(made.init, (), jax.random.key(0))
+
+
+def test_draws_from_elsewhere_are_kept_with_their_labels():
+    """Before the first round the second source of the buffer holds the draws, and the reward's slope at each."""
+    objective = losses.novel_score_matching(problem(), small(problem()), paths.uniform(4), replay=REPLAY)
+    x = TARGET.sample(jax.random.key(2), 20)
+    made = train.trainer(objective, small(problem()), optax.adam(1e-2), sources=(buffers.Source(x, 0.5),))
+    (kept,) = jax.jit(made.init)((), jax.random.key(0)).buffer.others
+    np.testing.assert_array_equal(kept.data.x, x)
+    np.testing.assert_allclose(kept.data.slope, jax.vmap(jax.grad(problem().reward))(x), rtol=1e-9)
