@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import slow
 
 import tiltjax as tj
 from benchmarks import baselines
@@ -67,7 +66,8 @@ def z_score(values, exact) -> float:
 # ------------------------------------------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize("target", [slow(gaussian()), two_modes()])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [gaussian(), two_modes()])
 def test_islands_of_smc_have_no_bias(target):
     """E[mean w f(x)] = Z E[f] for f = 1 and for a half space, at 40 particles."""
     begun = as_it_stands(None, target)
@@ -81,7 +81,8 @@ def test_islands_of_smc_have_no_bias(target):
     assert abs(z_score(right, SHARE if target.shape == (2,) else 0.5 * math.erfc(-0.5 / math.sqrt(2)))) < 5
 
 
-@pytest.mark.parametrize("target", [slow(gaussian()), two_modes()])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [gaussian(), two_modes()])
 def test_replica_exchange_finds_log_z_and_the_weights_of_modes(target, no_pilot):
     outcome = tempering(jax.random.key(0), target, evaluations=200_000, num_draws=4000, leapfrog=3)
     assert abs(float(outcome.log_z.value) - LOG_Z) < 5 * float(outcome.log_z.stderr) < 0.5

@@ -49,6 +49,7 @@ def test_particles_do_not_depend_on_their_slice(n):
     chex.assert_trees_all_close(batching.each(one, inputs(n), 4), jax.vmap(one)(*inputs(n)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_that_asks_for_slices_gets_the_same_loss():
     """Every learned quantity, that of the mixture too, has its gradient."""
     target = tj.targets.double_well()

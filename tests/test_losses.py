@@ -283,8 +283,8 @@ def kinds(name):
 
 
 # one of each kind of loss
-QUICK = {(name, "gaussian", True) for name in NON_EQUILIBRIUM}
-FIRST = ("adjoint_matching", "learned_variance", "log_variance", "minimum_variance")
+QUICK = {("nets", "gaussian", True)}
+FIRST = ("adjoint_matching", "learned_variance", "minimum_variance")
 QUICK |= {(name, "gaussian", False) for name in FIRST}
 
 
