@@ -198,6 +198,7 @@ def test_a_scout_is_sent_once_for_what_it_is_asked(no_pilot, monkeypatch):
     assert len({ladder.calls * float(jnp.sum(ladder.particles)) for ladder in (first, *found)}) == 5
 
 
+@pytest.mark.slow
 def test_smc_counts_what_it_calls(no_pilot):
     target, counts = counting()
     outcome = baselines.smc(jax.random.key(0), target, evaluations=60_000, num_draws=100, leapfrog=3)
