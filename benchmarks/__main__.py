@@ -1,4 +1,4 @@
-"""`python -m benchmarks demo | run | sweep | report | tables | reference | speed | bits | ceiling | coverage | classical`."""
+"""`python -m benchmarks demo | run | sweep | report | tables | migrate | speed | bits | ...`, see --help."""
 
 import argparse
 from pathlib import Path
@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("tables", help="writes the tables of docs/results.md from benchmarks/results")
 
+    migrate = commands.add_parser("migrate", help="result lines of earlier versions, brought to today's names of arguments")
+    migrate.add_argument("files", type=Path, nargs="+", metavar="FILE")
+
     speed = commands.add_parser("speed", help="timings against bare lax.scan, as JSON")
     speed.add_argument("--out", type=Path, default=None)
 
@@ -71,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
     classical.add_argument("--updates", type=int, default=6000)
     classical.add_argument("--draws", type=int, default=10_000)
     classical.add_argument("--out", type=Path, default=Path("results"))
+
+    families = commands.add_parser("families", help="one sampler for many problems, beside single fits and NUTS")
+    families.add_argument("studies", nargs="*", metavar="STUDY", help="tempered, lattice, schools, logistic (default: all)")
+    families.add_argument("--seeds", type=int, nargs="+", default=[0])
+    families.add_argument("--updates", type=int, default=20_000)
+    families.add_argument("--draws", type=int, default=20_000)
+    families.add_argument("--out", type=Path, default=Path("results"))
 
     reference = commands.add_parser("reference", help="reference draws by long Markov chains, with r-hat and energy statistics")
     reference.add_argument("case", choices=CASES, metavar="CASE", help="a case without exact draws")
@@ -112,6 +122,10 @@ def main(arguments: list[str] | None = None) -> None:
         from benchmarks.classical import classical
 
         classical(options.cases, options.seeds, options.updates, options.draws, options.out, console)
+    elif options.command == "families":
+        from benchmarks.families import STUDIES, families
+
+        families(options.studies or STUDIES, options.seeds, options.updates, options.draws, options.out, console)
     elif options.command == "reference":
         from benchmarks import reference
 
@@ -131,6 +145,11 @@ def main(arguments: list[str] | None = None) -> None:
         of = of if options.seeds is None else of._replace(seeds=tuple(options.seeds))
         sweep.suite(of, options.out, console, options.workers, options.together, _chip(options))
         write(options.out, console)
+    elif options.command == "migrate":
+        from benchmarks.migrate import migrate
+
+        for path in options.files:
+            console.print(f"{path}: {migrate(path)} lines changed")
     elif options.command == "report":
         from benchmarks.report import write
 

@@ -28,8 +28,9 @@ def arguments(target: tj.Target, *, loss: Loss, precision: str = "f32", batch: i
         changed["network"] = functools.partial(network, dtype=jnp.bfloat16)
     if batch > 1:
         changed["loss"] = functools.partial(_in_larger_rounds, loss, batch)
-    if batch > 1 and "replay" in given:
-        changed["replay"] = larger(given["replay"], batch)
+    training = given.get("training", tj.Training())
+    if batch > 1 and training.replay is not None:
+        changed["training"] = training._replace(replay=larger(training.replay, batch))
     return changed
 
 

@@ -23,7 +23,14 @@ from benchmarks import runner
 TOLERANCE = 1e-5  # of `values`, relative to the largest of them
 UPDATES = 300
 FEW = 10
-MACHINE = ("seconds", "memory", "revision", "versions", "device")  # what a line says of the machine, not of the method
+NO_FIGURES = (
+    "seconds",
+    "memory",
+    "revision",
+    "versions",
+    "device",
+    "arguments",
+)  # what a line says of the machine and the call
 
 
 def fitted(target: tj.Target | tj.Problem, **arguments: Any) -> tj.Sampler:
@@ -67,9 +74,9 @@ def flat(tree: Any) -> Any:
 
 
 def line_of(case: str = "gmm40", method: str = "default") -> dict[str, Any]:
-    """The figures of `benchmarks run CASE METHOD --budget smoke --seeds 0`, without those of the machine."""
+    """The figures of `benchmarks run CASE METHOD --budget smoke --seeds 0`, the machine and the call left out."""
     line = runner.finite(runner.trial(runner.Job(case, method, 0, "smoke")).line)
-    return {name: value for name, value in line.items() if not any(word in name for word in MACHINE)}
+    return {name: value for name, value in line.items() if not any(word in name for word in NO_FIGURES)}
 
 
 def bits(out: Path, against: Path | None, console: Console) -> bool:

@@ -138,15 +138,21 @@ def _shown(share: float) -> tj.Replay:
     return tj.losses.score_matching.REPLAY._replace(num_particles=1000, capacity=10_000, weighting=weighting)
 
 
-_PARTICLES = {"optimizer": tj.train.muon, "learning_rate": 8e-3}
-_DW4_TUNED = {**_PARTICLES, "replay": _shown(0.03)}
-_TUNED_DW4 = {"default": {**_DW4_TUNED, "sampling_steps": 1000}, "learned_variance": {**_DW4_TUNED, "sampling_steps": 400}}
+_PARTICLES = tj.Training(optimizer=tj.train.muon, learning_rate=8e-3, sampling_steps=400)
+_DW4_TUNED = _PARTICLES._replace(replay=_shown(0.03))
+_TUNED_DW4 = {
+    "default": {"training": _DW4_TUNED._replace(sampling_steps=1000)},
+    "learned_variance": {"training": _DW4_TUNED},
+}
 _MOVED, _MOVED_NARROW = (
     functools.partial(loss, rejuvenation=tj.losses.Rejuvenation())
     for loss in (tj.losses.minimum_variance, tj.losses.learned_variance)
 )
-_LJ13_TUNED = {**_PARTICLES, "replay": _shown(0.15), "sampling_steps": 400}
-_TUNED_LJ13 = {"default": {**_LJ13_TUNED, "loss": _MOVED}, "learned_variance": {**_LJ13_TUNED, "loss": _MOVED_NARROW}}
+_LJ13_TUNED = _PARTICLES._replace(replay=_shown(0.15))
+_TUNED_LJ13 = {
+    "default": {"training": _LJ13_TUNED, "loss": _MOVED},
+    "learned_variance": {"training": _LJ13_TUNED, "loss": _MOVED_NARROW},
+}
 
 CASES: dict[str, Case] = {
     "gmm40": Case(tj.targets.gmm40, _GMM40, ("smoke", "quick"), _gmm40("fab", math.log1p(math.e))),

@@ -48,9 +48,9 @@ def learned(loss: Callable[..., tj.Objective] | None) -> Method:
         return of_sampler(tj.fit(key, target, **accelerator.arguments(target, **arguments)))
 
     def together(keys: Key, target: tj.Target, *, num_draws: int, **arguments: Any) -> list[Outcome]:
-        return [of_sampler(sampler) for sampler in tj.fit_seeds(keys, target, **accelerator.arguments(target, **arguments))]
+        return [of_sampler(sampler) for sampler in tj.fit(keys, target, **accelerator.arguments(target, **arguments))]
 
-    left_out = ("progress", "checkpoint", "checkpoint_seconds")  # no part of the result
+    left_out = ("progress", "checkpoint", "start")  # no part of the result, or never given
     return Method(run, lambda budget: {**budget.fit, **given}, _defaults(tj.fit, left_out), together=together)
 
 

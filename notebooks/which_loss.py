@@ -183,7 +183,7 @@ for name, loss in contestants.items():
         network=lambda problem: tj.networks.mlp(problem, width=16 if SMALL else 32, depth=2),
         num_updates=100 if SMALL else 1000,
         num_steps=10 if SMALL else 30,
-        sampling_steps=20 if SMALL else 100,
+        training=tj.Training(sampling_steps=20 if SMALL else 100),
         progress=False,
     )
     draws = fitted.sample(jax.random.key(5), 1000 if SMALL else 10_000)
@@ -205,7 +205,7 @@ assert SMALL or rows[0][1] > 0.7
 # Look at `adjoint_matching`: it learns from its own draws, without weights, and settled on the heavier mode. Its ESS is as
 # high as that
 # of the best, and its $\log Z$ is $\log 0.6 = -0.51$ with a small standard error. The weights of its own draws cannot know. The
-# *forward ESS*, from draws of the target, does; without such draws fit with another key or a wider `scale=`, or ask
+# *forward ESS*, from draws of the target, does; without such draws fit with another key or a wider `Training(scale=)`, or ask
 # `sampler.backward` at the points that you know. Which losses drop a mode changes with the settings: with 2,000 updates and a
 # width
 # of 48 `log_variance` and `relative_entropy` did so too, and `adjoint_sampling`, which here is far from trained, had an ESS

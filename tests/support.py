@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tiltjax as tj
 from tiltjax import contexts, networks, paths, processes, sde, weights
 from tiltjax.types import Batch, Held, Objective
 
@@ -26,6 +27,12 @@ def gaussian(name, shape, scale):
 def slow(*values):
     """A case of a parametrized test that `make slow` runs and `make test` leaves out."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def fit(key, problem, *, call=tj.fit, **settings):
+    """`tj.fit`, with the fields of `Training` among the arguments."""
+    training = {name: settings.pop(name) for name in tj.Training._fields if name in settings}
+    return call(key, problem, training=tj.Training(**training), **settings)
 
 
 FAMILIES = ("linear", "trigonometric", "vp", "geometric")

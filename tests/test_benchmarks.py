@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,14 @@ import pytest
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, ceiling, classical, methods, metrics, report, runner, speed
+from benchmarks import cases, ceiling, classical, methods, metrics, migrate, report, runner, speed
 from benchmarks.__main__ import main, parser
 from benchmarks.demo import demo
 from benchmarks.demo import table as demo_table
 from tiltjax import smc
 
 QUIET = Console(quiet=True)
+RESULTS = pathlib.Path(migrate.__file__).with_name("results")
 DESIGN = """
     case method seed ess log_z log_z_stderr log_z_error elbo eubo mode_total_variation energy_w2 energy_w2_floor train_seconds
     compile_seconds energy_evaluations gradient_evaluations peak_memory_mb nonfinite_updates device revision arguments
@@ -25,8 +27,7 @@ DESIGN = """
 TINY = {
     "num_updates": 20,
     "num_steps": 5,
-    "sampling_steps": 10,
-    "replay": tj.Replay(num_particles=64, capacity=128, gradient_steps=10, batch_size=32, weighting=tj.weights.tempered(0.2)),
+    "training": tj.Training(sampling_steps=10, replay=tj.Replay(64, 128, 10, 32, tj.weights.tempered(0.2))),
     "network": lambda problem: tj.networks.mlp(problem, width=8, depth=1),
 }
 
@@ -182,6 +183,7 @@ def test_every_key_of_a_line_is_there():
     assert set(DESIGN) <= set(runner.KEYS)
 
 
+@pytest.mark.slow
 def test_figures_are_of_the_draws_that_they_name(monkeypatch):
     """Draws of the two modes by halves, weighted to 1/4 and 3/4; backward weights that no sampler has: all of exp(0.3)."""
     n, few, pairs, sizes = 2500, 300, 3, []
@@ -414,3 +416,17 @@ def test_tempered_smc_counts_its_evaluations():
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert 10 * (len(calls) - before) == setting.evaluations
+
+
+def test_lines_of_earlier_versions_are_known_by_the_arguments_of_today():
+    """Every kept line of a learned method is that of a job of today, and a line that is moved keeps its figures."""
+    texts = [text for name in ("quick", "beyond", "variance") for text in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    learned = [line for line in map(json.loads, texts) if "loss" in line["arguments"]]
+    for line in learned:
+        job = runner.Job(*(line[name] for name in ("case", "method", "seed", "budget", "tuned")))
+        assert runner.identity(runner.finite(runner.begun(job))) == runner.identity(line)
+    now = learned[0]
+    flat = {name: value for name, value in now["arguments"]["training"].items() if name in migrate.IN_TRAINING}
+    old = {name: value for name, value in now["arguments"].items() if name != "training"}
+    assert migrate.migrated({**now, "arguments": {**old, **flat}}) == now
+    assert migrate.migrated(now) is now

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 from support import as_batch, gaussian, perturbed, small, z_scores
 
 import tiltjax as tj
@@ -18,11 +19,11 @@ from tiltjax import (
     losses,
     networks,
     paths,
-    plans,
     problems,
     processes,
     sde,
     targets,
+    training,
     weights,
 )
 from tiltjax.losses import bridge, collect
@@ -278,6 +279,7 @@ def test_the_corrector_match_has_no_slope_at_the_bridge(terminal):
     assert np.abs(found(0.3)).max() > 10
 
 
+@pytest.mark.slow
 def test_objectives_collect_the_pairs_of_the_present_control():
     """X_0 from the source, X_1 from the control's end, labelled by grad log gamma; no gradient reaches the other network."""
     problem, times = truth().problem, paths.log_snr(base().frame, 8, 0.3)
@@ -362,7 +364,7 @@ def fit(problem, key=jax.random.key(0), **options):
         "replay": Replay(256, 512, 25, 128),
         "progress": False,
     }
-    return tj.fit_bridge(key, problem, **{**given, **options})
+    return support.fit(key, problem, call=tj.fit_bridge, **{**given, **options})
 
 
 def moments(x):
@@ -386,6 +388,7 @@ def test_stages_lead_to_the_gaussian():
 QUICK = {"num_stages": 2, "num_updates": 100}
 
 
+@pytest.mark.slow
 def test_a_bridge_is_saved_loaded_and_refined(tmp_path):
     """Of a random control and corrector: E[w] = Z after `load`; of the exact ones, `refine` raises the ESS."""
     sampler = fit(truth().problem, **QUICK)
@@ -429,7 +432,7 @@ def test_a_bridge_that_was_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch
 
     monkeypatch.setattr(tj.checkpoints.Store, "save", killed)
     options = {**QUICK, "checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
-    monkeypatch.setattr(plans, "CHUNK_UPDATES", 25)  # a chunk a round: four saves a turn of two rounds each
+    monkeypatch.setattr(training, "CHUNK_UPDATES", 25)  # a chunk a round: four saves a turn of two rounds each
     with pytest.raises(KeyboardInterrupt):
         fit(truth().problem, **options)
     monkeypatch.setattr(tj.checkpoints.Store, "save", save)

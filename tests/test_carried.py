@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import as_batch, gaussian, small, z_scores
+from support import as_batch, fit, gaussian, small, z_scores
 
 import tiltjax as tj
 from tiltjax import buffers, contexts, families, losses, paths, problems, run, sde, targets, train, turns, weights
@@ -29,7 +29,7 @@ FIT = {"loss": LOSS, "network": small, "num_updates": 300, "learning_rate": 5e-3
 
 @pytest.mark.slow
 def test_a_loss_with_carried_chains_runs_through_fit():
-    sampler = tj.fit(jax.random.key(0), problem(), **FIT)
+    sampler = fit(jax.random.key(0), problem(), **FIT)
     draws = sampler.sample(jax.random.key(1), 4000, num_steps=40)
     assert float(tj.diagnostics.ess(draws.log_weight)) > 0.6
     assert abs(z_scores(np.exp(np.asarray(draws.log_weight)), 1.0)) < 5
@@ -74,6 +74,7 @@ def test_a_killed_run_takes_its_chains_up_again(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_seeds_at_once_have_chains_each():
     keys = jax.random.split(jax.random.key(2), 2)
     both = run.run(turns.together(trainer()), keys, 3, progress=False).state.carried

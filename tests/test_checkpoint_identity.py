@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+import support
 
 import tiltjax as tj
 from tiltjax import identity
@@ -21,7 +22,7 @@ def problem(centre):
 
 def fit(centre, directory, **options):
     settings = {"network": SMALL, "replay": REPLAY, "num_updates": 10, "num_steps": 5, "progress": False, **options}
-    return tj.fit(jax.random.key(0), problem(centre), checkpoint=directory, **settings)
+    return support.fit(jax.random.key(0), problem(centre), checkpoint=directory, **settings)
 
 
 def test_a_checkpoint_belongs_to_its_density_and_settings(tmp_path):

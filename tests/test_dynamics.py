@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import gaussian, slow, small, z_scores
+from support import fit, gaussian, slow, small, z_scores
 
 import tiltjax as tj
 from tiltjax import annealing, bridges, dynamics, exact, losses, memoryless, paths, problems, processes, smc
@@ -110,7 +110,7 @@ FIT = {
 @pytest.mark.parametrize("name", [slow(name) for name in ALL])
 def test_a_sampler_of_it_is_fitted_refined_saved_loaded_and_fitted_by_seeds(name, tmp_path):
     of, keys = problem(name), jax.random.split(KEY, 2)
-    alone, both = tj.fit(keys[1], of, **FIT), tj.fit_seeds(keys, of, **FIT)
+    alone, both = fit(keys[1], of, **FIT), fit(keys, of, **FIT)
     for a, b in zip(jax.tree.leaves(alone.params), jax.tree.leaves(both[1].params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-10)
     refined = alone.refine(jax.random.key(1), num_particles=256, num_steps=40)

@@ -10,6 +10,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import support
 
 import tiltjax as tj
 from tiltjax import weights
@@ -27,7 +28,7 @@ def coin():
 
 
 def fit(log_density, shape=(2,), key=KEY, **options):
-    return tj.fit(key, tj.Target(log_density, shape), progress=False, **options)
+    return support.fit(key, tj.Target(log_density, shape), progress=False, **options)
 
 
 def sampler():
@@ -40,7 +41,7 @@ CASES = {
     # the density
     "not a target": (lambda: tj.fit(KEY, SQUARE), TypeError, r"a target is needed; got function\. Wrap .*Target\(log_density"),
     "a centred target elsewhere": (
-        lambda: tj.fit(KEY, tj.targets.double_well(), location=3.0),
+        lambda: support.fit(KEY, tj.targets.double_well(), location=3.0),
         ValueError,
         r"a centred target is around 0.*got location=3\.0",
     ),

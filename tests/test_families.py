@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import small, z_scores
+from support import fit, small, z_scores
 
 import tiltjax as tj
 from tiltjax import contexts, families, losses, paths, problems, processes, run, train
@@ -114,10 +114,10 @@ def test_other_arrays_of_the_same_shape_run_the_same_programs():
 def test_what_is_given_is_part_of_a_run_s_identity_and_not_of_its_checkpoint(tmp_path):
     options = {**SMALL, "loss": losses.adjoint_matching, "network": small, "num_updates": 4, "checkpoint": tmp_path / "run"}
     options |= {"replay": Replay(8, 8, 2, 4), "checkpoint_seconds": 0.0}
-    tj.fit(KEY, heavy(weights_of(0)), **options)
+    fit(KEY, heavy(weights_of(0)), **options)
     assert sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file()) < weights_of(0).nbytes
     with pytest.raises(ValueError, match="another run"):
-        tj.fit(KEY, heavy(weights_of(1)), **options)
+        fit(KEY, heavy(weights_of(1)), **options)
 
 
 # -------------------------------------------------------------------------------------------- many contexts
@@ -162,7 +162,7 @@ def test_a_round_has_its_contexts_and_each_particle_its_own():
 def fitted(name="minimum_variance"):
     network = functools.partial(tj.networks.mlp, width=48, depth=2)
     options = {**SMALL, "replay": Replay(128)} if name == "log_variance" else SMALL
-    return tj.fit(KEY, tempered(), loss=getattr(losses, name), network=network, num_updates=1500, **options)
+    return fit(KEY, tempered(), loss=getattr(losses, name), network=network, num_updates=1500, **options)
 
 
 @pytest.mark.slow
@@ -231,7 +231,7 @@ def test_what_does_not_fit_a_family_says_so():
         wide = lambda given, b: problems.make_tilt(processes.gaussian(paths.linear(), (2,), float(b)), jnp.sum, 0.1)  # noqa: E731
         problems.family(wide, lambda key: 1.0 + jax.random.uniform(key))
     with pytest.raises(ValueError, match="a multiple of the particles of a context"):
-        tj.fit(KEY, family, network=small, **{**SMALL, "replay": Replay(100, 500, 20, 64)})
+        fit(KEY, family, network=small, **{**SMALL, "replay": Replay(100, 500, 20, 64)})
 
 
 def test_a_variance_within_contexts_does_not_see_what_differs_between_them():

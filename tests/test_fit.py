@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import fit
 
 import tiltjax as tj
 from tiltjax import weights
@@ -15,7 +16,7 @@ from tiltjax.types import Replay
 
 # few and small: the default replay is 20,000 particles
 SMALL = functools.partial(
-    tj.fit,
+    fit,
     network=functools.partial(tj.networks.mlp, width=24, depth=1),
     num_updates=300,
     learning_rate=1e-2,
@@ -102,6 +103,42 @@ def test_resampling_gives_equal_weights(fitted):
     assert x.shape == (1000, 2)
     mean = tj.diagnostics.expectation(draws.x, draws.log_weight)
     assert (np.abs(x.mean(0) - mean.value) < 5 * np.asarray(draws.x).std(0) / np.sqrt(500)).all()
+
+
+def test_four_public_steps_give_what_fit_gives_to_the_bit(fitted):
+    _, target, sampler, draws = fitted
+    training = tj.Training(learning_rate=1e-2, replay=Replay(256, 1024, 50, 256, weights.tempered(0.2)))
+    key_pilot, key_train = jax.random.split(jax.random.key(0))
+    problem = tj.prepare(key_pilot, target)
+    network, grid = NETWORK(problem), tj.preparing.default_grid(problem)
+    objective = tj.losses.minimum_variance(problem, network, grid(15))
+    done = tj.training.train(key_train, objective, network, 300, training=training, progress=False)
+    by_hand = tj.sampling.sampler(problem, network, done.learned.control, grid, num_steps=60)
+    jax.tree.map(np.testing.assert_array_equal, by_hand.params, sampler.params)
+    np.testing.assert_array_equal(by_hand.sample(jax.random.key(1), 4000).log_weight, draws.log_weight)
+
+
+def test_a_fit_goes_on_from_a_sampler(fitted, tmp_path, monkeypatch):
+    """Of a target: no pilot, the same coordinates, and at a learning rate near 0 the same control."""
+    _, target, sampler, _ = fitted
+    sampler.save(tmp_path / "saved")
+    monkeypatch.setattr(tj.pilot, "pilot", None)
+    for start in (sampler, tj.load(tmp_path / "saved", target, network=NETWORK)):
+        still = SMALL(jax.random.key(2), target, start=start, num_updates=100, learning_rate=1e-12)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), still.params, sampler.params)
+        for name in ("location", "scale", "resolution"):
+            assert still.record[name] == sampler.record[name]
+        assert still.report.history.ess[0] > 0.3  # the buffer was filled by the control of the start
+    with pytest.raises(ValueError, match=r"parameters of another shape .* Pass fit the network"):
+        SMALL(jax.random.key(2), target, start=sampler, network=functools.partial(tj.networks.mlp, width=8, depth=1))
+    with pytest.raises(ValueError, match=r"start draws particles of shape \(2,\); got a problem of shape \(3,\)"):
+        SMALL(jax.random.key(2), tj.targets.gaussian(jnp.zeros(3)), start=sampler)
+    with pytest.raises(TypeError, match="start must be a sampler"):
+        SMALL(jax.random.key(2), target, start=sampler.params)
+    problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (2,)))
+    alone = tj.sampling.sampler(problem, NETWORK(problem), NETWORK(problem).init(jax.random.key(0)), tj.paths.uniform)
+    with pytest.raises(ValueError, match="start was fitted to a problem, not to a target"):
+        SMALL(jax.random.key(2), target, start=alone)
 
 
 @pytest.mark.slow
@@ -194,8 +231,8 @@ def test_a_problem_is_taken_as_it_stands(tmp_path):
     """Its own process, another loss, and a checkpoint that the same call goes on from."""
     process = tj.processes.gaussian(tj.paths.brownian(1.5), (2,))
     problem = tj.problems.tilt(process, lambda x: -jnp.sum(jnp.square(x - 0.5)), resolution=0.3)
-    fit = functools.partial(
-        tj.fit,
+    go = functools.partial(
+        fit,
         jax.random.key(0),
         problem,
         loss=tj.losses.adjoint_matching,
@@ -207,7 +244,7 @@ def test_a_problem_is_taken_as_it_stands(tmp_path):
         checkpoint=tmp_path,
         progress=False,
     )
-    sampler, again = fit(), fit()
+    sampler, again = go(), go()
     draws = sampler.sample(jax.random.key(1), 4000)
     log_z = tj.diagnostics.log_z(draws.log_weight)
     truth = -np.log(1 + 2 * 1.5**2) - 2 * 0.25 / (1 + 2 * 1.5**2)  # E exp(-(x - a)^2), x ~ N(0, s^2), twice

@@ -14,7 +14,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from numpyro.infer import initialize_model
 from numpyro.infer.reparam import TransformReparam
-from support import z_scores
+from support import fit, z_scores
 
 import tiltjax as tj
 from tiltjax.integrations import from_distribution, from_numpyro
@@ -341,7 +341,7 @@ def exact_posterior(y):
 def test_one_sampler_draws_of_the_posterior_of_every_data_set():
     """A linear Gaussian model: for each of four data sets the evidence, the moments, and an ESS that is high."""
     family = from_numpyro(regression, DESIGN, observed="y")
-    sampler = tj.fit(
+    sampler = fit(
         jax.random.key(0),
         family,
         network=functools.partial(tj.networks.mlp, width=48, depth=2),

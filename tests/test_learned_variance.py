@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import draw, gaussian, perturbed, plain, slow, small, z_scores
+from support import draw, fit, gaussian, perturbed, plain, slow, small, z_scores
 
 import tiltjax as tj
 from tiltjax import diagnostics, dynamics, exact, losses, networks, paths, problems, processes, sde, targets, weights
@@ -151,7 +151,7 @@ def fitted(name, num_updates=50):
     process = gaussian("linear", (5,), 1.0)
     problem = problems.sampling(target, process, resolution=0.01)
     loss = getattr(losses, name)
-    return problem, tj.fit(jax.random.key(0), problem, loss=loss, num_updates=num_updates, replay=FEW, **SMALL)
+    return problem, fit(jax.random.key(0), problem, loss=loss, num_updates=num_updates, replay=FEW, **SMALL)
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_loss_on_paths_is_refused():
     problem, _ = fitted("learned_variance")
     options = {"loss": functools.partial(losses.learned_variance, loss=losses.adjoint_matching), "num_updates": 10}
     with pytest.raises(TypeError, match="needs a loss on end points, of the score matching family; got one on"):
-        tj.fit(jax.random.key(0), problem, **options, **SMALL)
+        fit(jax.random.key(0), problem, **options, **SMALL)
 
 
 def test_the_variance_is_saved_with_the_sampler(tmp_path):
@@ -196,8 +196,8 @@ def test_seeds_in_one_program_have_a_variance_each():
     problem, _ = fitted("learned_variance")
     keys = jax.random.split(jax.random.key(3), 2)
     small = {**SMALL, "loss": losses.learned_variance, "replay": REPLAY, "num_updates": 30}
-    together = tj.fit_seeds(keys, problem, **small)
-    alone = tj.fit(keys[1], problem, **small)
+    together = fit(keys, problem, **small)
+    alone = fit(keys[1], problem, **small)
     np.testing.assert_allclose(ratio_of(together[1].extra), ratio_of(alone.extra), rtol=1e-6)
     drawn = [s.sample(jax.random.key(4), 20, num_steps=5).log_weight for s in (*together, alone)]
     np.testing.assert_allclose(*drawn[1:], rtol=1e-5, atol=1e-6)

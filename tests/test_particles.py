@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import integrate
-from support import perturbed, slow, z_scores
+from support import fit, perturbed, slow, z_scores
 
 import tiltjax as tj
 from tiltjax import coordinates, networks, particles, paths, problems, processes, targets
@@ -289,7 +289,7 @@ def test_egnn_refuses_particles_that_are_told_apart():
 # ------------------------------------------------------------------------------------------------- a fit
 
 SMALL = functools.partial(
-    tj.fit,
+    fit,
     num_updates=300,
     num_steps=15,
     sampling_steps=60,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import slow
 
-from tiltjax import pilot, preparing, targets
+from tiltjax import paths, pilot, preparing, targets
 
 FEW = {"num_particles": 512, "final_moves": 10}
 
@@ -84,8 +84,11 @@ def test_a_prepared_base_is_as_wide_as_said_and_z_the_same(base_scale):
     """N(0, I) lands base_scale target deviations wide, where the least variance is 1 / base_scale^2, and keeps the density."""
     centre, sd = np.asarray([50.0, -2.0]), np.asarray([0.01, 10.0])
     target = targets.gaussian(centre, sd)
-    problem = preparing.prepare(jax.random.key(5), target, base_scale=base_scale)
+    problem = preparing.prepare(jax.random.key(5), target, path=paths.linear(), base_scale=base_scale)
     width = np.diag(jax.jacobian(problem.decode)(jnp.zeros(2)))
+    of_fit = preparing.prepare(jax.random.key(5), target, base_scale=base_scale)  # the same, but for where base_scale stands
+    np.testing.assert_allclose(base_scale * np.diag(jax.jacobian(of_fit.decode)(jnp.zeros(2))), width, rtol=1e-12)
+    assert of_fit.frame.scale == base_scale and problem.frame.scale == 1
     assert (width > 0.75 * base_scale * sd).all() and (width < 1.33 * base_scale * sd).all()
     assert 0.5 < problem.resolution * base_scale**2 <= 1.0
     # p_base exp r is the target's density in these coordinates, Z = 1 and all

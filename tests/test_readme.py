@@ -30,10 +30,11 @@ REPLAY = tiltjax.Replay(
 
 def small_fit(*args, **kwargs):
     """`fit` with what a test can afford in the place of its defaults; what the block says stays, but for the length."""
-    cheap = {"network": SMALL, "sampling_steps": STEPS}
-    if "loss" not in kwargs:
-        cheap["replay"] = REPLAY
-    return real_fit(*args, **{**cheap, **kwargs, "num_updates": 20, "num_steps": STEPS, "progress": False})
+    training = kwargs.pop("training", tiltjax.Training())._replace(sampling_steps=STEPS)
+    if "loss" not in kwargs and training.replay is None:
+        training = training._replace(replay=REPLAY)
+    given = {"network": SMALL, **kwargs, "training": training}
+    return real_fit(*args, **{**given, "num_updates": 20, "num_steps": STEPS, "progress": False})
 
 
 def small_sample(sampler, key, num_particles, *, num_steps=None, **kwargs):

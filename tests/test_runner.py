@@ -42,7 +42,7 @@ def write(folder, lines) -> None:
 @pytest.fixture
 def overridden(monkeypatch):
     """GMM-40 with another learning rate for the default."""
-    case = cases.CASES["gmm40"]._replace(overrides={"default": {"learning_rate": 1e-3}})
+    case = cases.CASES["gmm40"]._replace(overrides={"default": {"training": tj.Training(learning_rate=1e-3)}})
     monkeypatch.setitem(cases.CASES, "gmm40", case)
 
 
@@ -145,18 +145,19 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 def test_what_a_case_overrides_is_run_both_ways(overridden):
     both = sweep.jobs("gmm40", "default", "smoke", [0])
     assert [job.tuned for job in both] == [False, True]
-    rates = [runner.begun(job)["arguments"]["learning_rate"] for job in both]
-    assert rates == [methods.METHODS["default"].defaults["learning_rate"], 1e-3]
+    rates = [runner.begun(job)["arguments"]["training"]["learning_rate"] for job in both]
+    assert rates == [methods.METHODS["default"].defaults["training"].learning_rate, 1e-3]
     assert [job.tuned for job in sweep.jobs("gmm40", "log_variance", "smoke", [0])] == [False]
 
 
 def test_a_replay_in_a_line_tells_its_weights():
     def line(share):
         weighting = tj.weights.defensive(tj.weights.tempered(0.2), share)
-        return runner.begun(runner.Job("dw4", "default", 0, "smoke", extra={"replay": tj.Replay(64, weighting=weighting)}))
+        training = tj.Training(replay=tj.Replay(64, weighting=weighting))
+        return runner.begun(runner.Job("dw4", "default", 0, "smoke", extra={"training": training}))
 
-    assert line(0.1)["arguments"]["replay"]["weighting"] == "defensive(tempered(0.2), 0.1)"
-    assert line(0.1)["arguments"]["replay"]["num_particles"] == 64
+    assert line(0.1)["arguments"]["training"]["replay"]["weighting"] == "defensive(tempered(0.2), 0.1)"
+    assert line(0.1)["arguments"]["training"]["replay"]["num_particles"] == 64
     assert runner.identity(line(0.1)) == runner.identity(line(0.1)) != runner.identity(line(0.3))
 
 
@@ -209,8 +210,8 @@ def test_the_arguments_that_fill_a_chip():
     target, loss = tj.targets.double_well(), tj.losses.minimum_variance
     replay = tj.Replay(10, 100, 5, 20, tj.weights.unweighted)
     assert accelerator.arguments(target, loss=loss, num_updates=3) == {"loss": loss, "num_updates": 3}
-    given = accelerator.arguments(target, loss=loss, replay=replay, precision="bf16", batch=4)
-    assert given["replay"] == tj.Replay(40, 400, 5, 80, tj.weights.unweighted)
+    given = accelerator.arguments(target, loss=loss, training=tj.Training(replay=replay), precision="bf16", batch=4)
+    assert given["training"].replay == tj.Replay(40, 400, 5, 80, tj.weights.unweighted)
     problem = tj.problems.sampling(target, tj.processes.gaussian(tj.paths.linear(), (3, 2), 1.3))
     network = given["network"](problem)
     objective = given["loss"](problem, network, tj.paths.uniform(4))
@@ -253,7 +254,8 @@ def test_a_loss_of_annealed_problems_runs_as_a_row(monkeypatch):
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({"num_updates": 10}, num_draws=200, floor_pairs=2))
     target = tj.targets.gaussian(jnp.ones(2), covariance=jnp.asarray([[1.0, 0.3], [0.3, 0.5]]))
     monkeypatch.setitem(cases.CASES, "mw5", cases.Case(lambda: target))
-    small = {"network": functools.partial(tj.networks.drift, width=8, depth=1), "num_steps": 10, "sampling_steps": 40}
+    small = {"network": functools.partial(tj.networks.drift, width=8, depth=1), "num_steps": 10}
+    small["training"] = tj.Training(sampling_steps=40)
     line = runner.trial(Job("mw5", "nets", 0, "smoke", False, small)).line
     assert line["error"] is None and abs(line["log_z_error"]) < 5 * line["log_z_stderr"]
     assert line["elbo"] < line["log_z"] < line["eubo"] and 0 < line["ess"] <= 1
@@ -331,7 +333,7 @@ def test_training_that_was_killed_goes_on_to_the_same_line(tmp_path, monkeypatch
     monkeypatch.setattr(runner, "revision", lambda: "0123456789ab")
     monkeypatch.setattr(runner, "judge", judge)
     small = {"network": functools.partial(tj.networks.mlp, width=8, depth=1), "num_steps": 10}
-    job = Job("mw5", "default", 0, "smoke", False, {**small, "checkpoint_seconds": 0.0})
+    job = Job("mw5", "default", 0, "smoke", False, {**small, "training": tj.Training(checkpoint_seconds=0.0)})
     whole, watch, chunks = runner.trial(job).line, tj.run._watch, []
 
     def watched(metrics, trainer, bar, done, chunk):
@@ -414,7 +416,7 @@ def test_a_program_takes_the_seeds_of_one_row_of_a_learned_method(overridden):
 
 
 def test_seeds_in_one_program_give_the_lines_that_they_give_alone(monkeypatch):
-    """Each with its own keys. (What `fit_seeds` gives is in `test_seeds`.)"""
+    """Each with its own keys. (What `fit` gives for several keys is in `test_seeds`.)"""
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=200, floor_pairs=2))
 
     def run(key, target, *, num_draws, progress, checkpoint, loss):

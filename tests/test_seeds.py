@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import trainable
+from support import fit, trainable
 
 import tiltjax as tj
 from tiltjax import preparing, run, train, turns
@@ -35,8 +35,8 @@ def problem():
 @pytest.mark.slow
 def test_each_seed_is_what_it_is_alone():
     """A problem has no pilot, so that nothing is shared."""
-    first, second = tj.fit_seeds(KEYS[:2], problem(), **SMALL)
-    alone = tj.fit(KEYS[1], problem(), **SMALL)
+    first, second = fit(KEYS[:2], problem(), **SMALL)
+    alone = fit(KEYS[1], problem(), **SMALL)
     for a, b in zip(jax.tree.leaves(second.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(second.report.history.loss, alone.report.history.loss, rtol=1e-8)
@@ -55,7 +55,7 @@ def test_the_pilot_of_a_target_is_that_of_the_first_key(monkeypatch):
         raise StopIteration
 
     monkeypatch.setattr(preparing, "piloted", pilot)
-    for call in (lambda: tj.fit(KEYS[0], tj.targets.gaussian()), lambda: tj.fit_seeds(KEYS, tj.targets.gaussian())):
+    for call in (lambda: fit(KEYS[0], tj.targets.gaussian()), lambda: fit(KEYS, tj.targets.gaussian())):
         with pytest.raises(StopIteration):
             call()
     np.testing.assert_array_equal(*found)
@@ -127,11 +127,11 @@ def test_one_seed_that_cannot_learn_stops_all_and_is_named():
 
 
 def test_keys_are_told_apart():
-    with pytest.raises(TypeError, match=r"ONE key; got keys of shape \(3,\)\. Several fits at once: fit_seeds"):
-        tj.fit(KEYS, problem(), **SMALL)
-    with pytest.raises(TypeError, match=r"of shape \(S,\), jax\.random\.split\(key, S\); got shape \(\)"):
-        tj.fit_seeds(KEYS[0], problem(), **SMALL)
+    with pytest.raises(TypeError, match=r"one key, or keys of shape \(S,\), .* got keys of shape \(3, 1\)"):
+        fit(KEYS[:, None], problem(), **SMALL)
+    with pytest.raises(TypeError, match=r"one key, or keys of shape \(S,\), .* got keys of shape \(0,\)"):
+        fit(KEYS[:0], problem(), **SMALL)
     with pytest.raises(TypeError, match=r"got an old-style jax\.random\.PRNGKey"):
-        tj.fit_seeds(jax.random.split(jax.random.PRNGKey(0), 3), problem())
+        fit(jax.random.split(jax.random.PRNGKey(0), 3), problem())
     with pytest.raises(TypeError, match="unexpected keyword argument 'num_update'"):
-        tj.fit_seeds(KEYS, problem(), num_update=3)
+        fit(KEYS, problem(), num_update=3)

@@ -90,6 +90,7 @@ def test_moves_leave_their_density_invariant():
             assert abs(z_scores(value, truth)) < 5
 
 
+@pytest.mark.slow
 def test_moves_keep_walkers_at_the_density_that_they_stand_for():
     """With hardly any noise in the dynamics weights must do all the work, unless moves do: log Z is right either way."""
     truth = exact.mixture_target(processes.gaussian(paths.trigonometric(), (2,), 1.0), *TARGET)

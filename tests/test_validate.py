@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small
+from support import fit, small
 
 import tiltjax as tj
 from tiltjax import annealing, dynamics, frames, losses, paths, problems, processes, smc, validate
@@ -33,7 +33,7 @@ def lines(error):
 def test_three_wrong_arguments_are_one_error_of_three_lines_and_no_evaluation():
     target, calls = counted()
     with pytest.raises(ValueError, match="fit was called with 3 arguments that cannot work") as error:
-        tj.fit(KEY, target, num_steps=0, replay={"capacity": 3}, max_norm=-1)
+        fit(KEY, target, num_steps=0, replay={"capacity": 3}, max_norm=-1)
     rest = lines(error)[1:]
     assert len(rest) == 3 and not calls
     expected = ("num_steps must be a positive int; got 0", "max_norm is .* got -1", "replay must be a types.Replay")
@@ -71,7 +71,7 @@ def test_what_cannot_work_is_refused_before_the_pilot(name):
     options, kind, message = WRONG[name]
     target, calls = counted()
     with pytest.raises(kind, match=message):
-        tj.fit(KEY, target, num_steps=10, progress=False, **options)
+        fit(KEY, target, num_steps=10, progress=False, **options)
     assert not calls
 
 
@@ -87,7 +87,7 @@ def test_other_calls_say_all_at_once_too():
         smc.run(of, lambda t, x: x, paths.uniform(3), KEY, 0, ess_floor=3.0, moves=smc.Moves())
     assert len(lines(error)) == 4
     with pytest.raises(ValueError, match="fit_bridge was called with 3 arguments") as error:
-        tj.fit_bridge(KEY, problem, num_stages=0, learning_rate=-1.0)
+        fit(KEY, problem, call=tj.fit_bridge, num_stages=0, learning_rate=-1.0)
     assert len(lines(error)) == 4
     with pytest.raises(ValueError, match=r"minimum_variance was called with 2 arguments"):
         losses.minimum_variance(problem, small(problem), paths.uniform(3), clip=0.0, bins=1.5)
@@ -152,6 +152,6 @@ def test_the_reward_is_not_evaluated_to_name_a_run_that_is_not_saved():
 
     problem = problems.tilt(processes.gaussian(paths.linear(), (2,)), reward)
     options = {"network": small, "num_updates": 100, "num_steps": 2, "loss": losses.log_variance, "progress": False}
-    tj.fit(KEY, problem, replay=tj.Replay(4), **options)
+    fit(KEY, problem, replay=tj.Replay(4), **options)
     jax.effects_barrier()
     assert len(seen) == 100 * 4  # of the paths alone

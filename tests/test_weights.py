@@ -160,7 +160,7 @@ def forms(name, family):
         *(("banana", family) for family in FAMILIES),
         slow("correlated", "linear"),
         slow("correlated", "vp"),
-        ("correlated", "geometric"),
+        slow("correlated", "geometric"),
     ],
 )
 def test_crooks_weights(name, family):

@@ -30,16 +30,17 @@ from tiltjax import (
     smc,
     targets,
     train,
+    training,
     turns,
     validate,
     weights,
 )
 from tiltjax.bridging import fit_bridge
-from tiltjax.fitting import fit, fit_seeds
+from tiltjax.fitting import fit
 from tiltjax.loading import load
 from tiltjax.preparing import prepare
 from tiltjax.sampling import Sampler
-from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target
+from tiltjax.types import Estimate, Network, Objective, Path, Problem, Process, Replay, Samples, Target, Training
 
 __version__ = "0.1.0"
 
@@ -54,6 +55,7 @@ __all__ = [
     "Sampler",
     "Samples",
     "Target",
+    "Training",
     "annealing",
     "batching",
     "bridges",
@@ -66,7 +68,6 @@ __all__ = [
     "families",
     "fit",
     "fit_bridge",
-    "fit_seeds",
     "frames",
     "integrations",
     "load",
@@ -83,6 +84,7 @@ __all__ = [
     "smc",
     "targets",
     "train",
+    "training",
     "turns",
     "validate",
     "weights",

@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import optax
 from jax import Array
 
-from tiltjax import identity, networks, plans, preparing, train, turns, validate
+from tiltjax import fitted, identity, networks, preparing, train, turns, validate
 from tiltjax.losses import bridge
-from tiltjax.types import Key, Network, Problem, Replay, Trainer
+from tiltjax.training import chunk_of, optimizer_of, through
+from tiltjax.types import Key, Network, Objective, Problem, Replay, Trainer, Training
 
 
 def fit_bridge(
@@ -21,12 +21,9 @@ def fit_bridge(
     corrector: Callable[[Problem], Network] | Network = networks.corrector,
     num_stages: int = 10,
     num_updates: int = 10_000,
-    learning_rate: float = 4e-3,
     num_steps: int = 60,
-    sampling_steps: int = 200,
-    replay: Replay = bridge.REPLAY,
+    training: Training = Training(),
     checkpoint: str | pathlib.Path | None = None,
-    checkpoint_seconds: float = 30.0,
     progress: bool = True,
 ) -> Any:
     """The bridge from the process's source to p*, as a sampler: `num_stages` times the adjoint match, then the corrector's.
@@ -35,8 +32,8 @@ def fit_bridge(
     The corrector starts as the base's score, that is phi_hat = the base's marginals, as in iterative proportional fitting
     that starts from the base: with a narrow source it is nearly right at once. (The paper starts h at 0: phi_hat constant.)
     num_updates: of the control, in all stages together; the corrector gets as many. A stage starts with the averaged parameters
-    of its last and a new buffer; Adam goes on, its learning rate a cosine over all stages. key: one, or keys (S,) for a list of
-    S samplers that are trained as one program. checkpoint: as in `fit`. A source that is not Gaussian
+    of its last and a new buffer; the optimizer goes on, its learning rate a cosine over all stages. key, training and
+    checkpoint: as in `fit`, but for a pilot, which there is none. A source that is not Gaussian
     (`process._replace(initial=..., log_density=...)`, the density that of the base's end) can be learned with the two
     objectives, but the weights here are wrong for it.
 
@@ -46,71 +43,71 @@ def fit_bridge(
     Raises TypeError or ValueError at once for arguments that cannot work, FloatingPointError when nothing finite is left to
     learn from. Source: Liu et al. (2025), arXiv 2506.22565.
     """
-    _bridge_gate(key, problem, (num_stages, num_updates, num_steps, sampling_steps), learning_rate, replay)
-    of = _Bridge(problem, network, corrector, preparing.default_grid(problem), num_steps, replay)
+    _bridge_gate(key, problem, (num_stages, num_updates, num_steps), training, checkpoint)
+    replay = training.replay or bridge.REPLAY
+    grid = training.grid or preparing.default_grid(problem)
     rounds = -(-num_updates // (num_stages * replay.gradient_steps))
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_stages * rounds * replay.gradient_steps))
-    settings = (num_stages, num_updates, learning_rate, num_steps, replay)
+    of = _of(problem, grid(num_steps), network, corrector, replay)
+    trainer = _trainer(of, training, num_stages, rounds)
+    record = fitted.record_of(problem, {}, network, of.loss, of.objective)
     named = (None if checkpoint is None else identity.probe(problem), *map(identity.told, (network, corrector)))
-    plan = _plan(of, optimizer, num_stages, rounds)._replace(sampling_steps=sampling_steps)
-    plan = plan._replace(settings=(plan.record, *named, *settings))
-    made = plans.trained(key, plan, plans.Storage(checkpoint, checkpoint_seconds, progress), _chunk(plan.trainer, rounds))
-    return made if key.ndim else made[0]
+    settings = (record, *named, num_stages, num_updates, num_steps, grid(num_steps).tolist(), replay, training.learning_rate)
+    done = through(
+        key,
+        trainer,
+        2 * num_stages * rounds,
+        training,
+        chunk=_chunk(trainer, rounds),
+        checkpoint=checkpoint,
+        fingerprint=str((*settings, training.average, training.max_norm, identity.told(training.optimizer))),
+        progress=progress,
+    )
+    particles = num_stages * (rounds * replay.num_particles + replay.capacity)
+    made = fitted.Fitted(problem, of.control, of.objective, grid, training.sampling_steps, record, particles)
+    return fitted.samplers(key, done, made)
 
 
 class _Bridge(NamedTuple):
-    """What both objectives of a bridge are made of."""
+    """Both networks of a bridge, what each is trained by, and the objective of the sampler, with its constructor."""
 
-    problem: Problem
-    network: Any
-    corrector: Any
-    grid: Callable[[int], Array]
-    num_steps: int
-    replay: Replay
+    control: Network
+    corrector: Network
+    adjoint: Objective
+    correction: Objective
+    objective: Objective
+    loss: Any
 
 
-def _plan(of: _Bridge, optimizer: optax.GradientTransformation, stages: int, rounds: int) -> plans.Plan:
-    """`stages` times the two turns of `rounds` rounds each."""
-    problem, times, replay = of.problem, of.grid(of.num_steps), of.replay
-    control, other = preparing.made(of.network, problem), preparing.made(of.corrector, problem)
+def _of(problem: Problem, times: Array, network: Any, corrector: Any, replay: Replay) -> _Bridge:
+    control, other = preparing.made(network, problem), preparing.made(corrector, problem)
     adjoint = bridge.adjoint_bridge_matching(problem, control, times, corrector=other, replay=replay)
     correction = bridge.corrector_matching(problem, other, times, control=control, replay=replay)
     loss = functools.partial(bridge.schroedinger, corrector=other)
-    objective = loss(problem, control, times, replay=replay)
-    return plans.Plan(
-        problem=problem,
-        network=control,
-        objective=objective,
-        trainer=turns.alternate(
-            train.trainer(adjoint, control, optimizer), train.trainer(correction, other, optimizer), rounds
-        ),
-        num_rounds=2 * stages * rounds,
-        grid=of.grid,
-        num_steps=of.num_steps,
-        sampling_steps=of.num_steps,
-        record=plans.record_of(problem, None, of.network, loss, objective),
-        settings=(),
-        particles=stages * (rounds * replay.num_particles + replay.capacity),
-        informed_calls=0,
+    return _Bridge(control, other, adjoint, correction, loss(problem, control, times, replay=replay), loss)
+
+
+def _trainer(of: _Bridge, training: Training, stages: int, rounds: int) -> Trainer:
+    """`stages` times two turns of `rounds` rounds each."""
+    optimizer = optimizer_of(of.adjoint, training, stages * rounds * of.adjoint.replay.gradient_steps)
+    first, second = (
+        train.trainer(objective, network, optimizer, average=training.average, max_norm=training.max_norm)
+        for objective, network in ((of.adjoint, of.control), (of.correction, of.corrector))
     )
+    return turns.alternate(first, second, rounds)
 
 
 def _chunk(trainer: Trainer, rounds: int) -> int:
     """Rounds of a chunk that divide a turn: none is made beyond the last turn, and a turn that learns nothing is seen."""
-    most = plans.chunk_of(trainer)
-    return max(size for size in range(1, most + 1) if rounds % size == 0)
+    return max(size for size in range(1, chunk_of(trainer) + 1) if rounds % size == 0)
 
 
-def _bridge_gate(key: Any, problem: Any, counts: tuple[int, ...], learning_rate: float, replay: Any) -> None:
+def _bridge_gate(key: Any, problem: Any, counts: tuple[int, ...], training: Any, checkpoint: Any) -> None:
     findings = validate.Findings("fit_bridge")
-    if getattr(key, "ndim", 0):
-        findings.within(validate.keys, key)
-    else:
-        findings.within(validate.key, key, "fit_bridge(key, problem)")
-    for name, count in zip(("num_stages", "num_updates", "num_steps", "sampling_steps"), counts, strict=True):
+    findings.within(validate.one_or_more_keys, key, "fit_bridge(key, problem)")
+    for name, count in zip(("num_stages", "num_updates", "num_steps"), counts, strict=True):
         findings.within(validate.positive_int, name, count)
-    findings.within(validate.positive, "learning_rate", "where the schedule starts", learning_rate)
-    validate.replay(replay, findings)
+    validate.training(training, findings)
+    validate.checkpoint(checkpoint, findings)
     if isinstance(problem, Problem):
         findings.within(validate.bridge, problem)
     else:

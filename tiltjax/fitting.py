@@ -1,39 +1,15 @@
 """`fit`: from a density to a sampler, with defaults that need no tuning."""
 
-import inspect
 import pathlib
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax import Array
 
-from tiltjax import families, identity, losses, pilot, plans, preparing, run, sampling, train, validate
-from tiltjax.types import Family, Key, Network, Objective, Problem, Replay, Target
-
-
-class Arguments(NamedTuple):
-    """Those of `fit`, as they were given."""
-
-    loss: Any
-    network: Any
-    optimizer: Any
-    num_updates: int
-    learning_rate: float | None
-    num_steps: int
-    grid: Callable[[int], Array] | None
-    sampling_steps: int
-    replay: Replay | None
-    average: float
-    max_norm: float
-    location: Array | float
-    scale: float
-    checkpoint: str | pathlib.Path | None
-    checkpoint_seconds: float
-    progress: bool
+from tiltjax import fitted, identity, losses, preparing, sampling, validate
+from tiltjax.training import num_rounds, replay_of, train
+from tiltjax.types import Family, Key, Network, Objective, Problem, Target, Training
 
 
 def fit(
@@ -42,142 +18,135 @@ def fit(
     *,
     loss: Callable[..., Objective] = losses.minimum_variance,
     network: Callable[[Problem], Network] | Network | None = None,
-    optimizer: optax.GradientTransformation | Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam,
     num_updates: int = 20_000,
-    learning_rate: float | None = None,
     num_steps: int = 60,
-    grid: Callable[[int], Array] | None = None,
-    sampling_steps: int = 200,
-    replay: Replay | None = None,
-    average: float = 0.998,
-    max_norm: float = 1.0,
-    location: Array | float = 0.0,
-    scale: float = 1.0,
+    start: sampling.Sampler | None = None,
+    training: Training = Training(),
     checkpoint: str | pathlib.Path | None = None,
-    checkpoint_seconds: float = 30.0,
     progress: bool = True,
-) -> sampling.Sampler:
-    """Trains a control for a target or a problem, and returns the sampler.
+) -> Any:
+    """Trains a control for a target, a problem or a family, and returns the `Sampler`; for keys (S,), a list of S samplers.
 
     For a target, a short pilot (`pilot.pilot`) sets the map to the base's units and the resolution, so that the units
-    of the density do not matter; `location` and `scale` say where to look if the target is more than 100 scales away from 0.
-    A problem is taken as it stands.
+    of the density do not matter. A problem is taken as it stands.
 
     loss: a constructor of `tiltjax.losses`, or your own `(problem, network, times) -> Objective` (options: functools.partial).
-    network: a constructor `problem -> Network`, or a Network (default `default_network`). optimizer: a constructor of optax's,
-    called with the schedule, a cosine from learning_rate (default the loss's own) to 0; or one made already, as it stands.
-    num_updates: gradient updates. num_steps, grid(num_steps) -> times: the time grid in training (default log-SNR);
-    sampling_steps: the default number of steps of draws. replay: overrides the loss's own. checkpoint: a directory, written
-    every checkpoint_seconds; a killed run that is started again with the same arguments goes on from it, to bitwise the same
-    parameters.
+    network: a constructor `problem -> Network`, or a Network (default `default_network`). num_updates: gradient updates.
+    num_steps: of the time grid in training. training: all that is seldom changed, `Training(learning_rate=..., replay=...)`.
+    start: a sampler to go on from, fitted or loaded. Its averaged parameters are the first ones here, and for a target its
+    coordinates are kept, without a pilot; pass the network of its fit. The optimizer, its schedule and the buffer are new.
+    checkpoint: a directory, written every training.checkpoint_seconds; a killed run that is started again with the same
+    arguments goes on from it, to bitwise the same parameters.
+    key: keys (S,) train S seeds as one vmapped program. They share the pilot, that of the first key, so their spread is that
+    of training; each report has a share, 1 / S, of the seconds. Memory is S times that of one fit. It pays on an accelerator
+    that one fit does not fill; on a CPU one after another is as fast.
 
     Raises ValueError or TypeError at once for arguments that cannot work, all that is wrong together, before the density is
-    evaluated; FloatingPointError when nothing finite is left to learn from.
+    evaluated; FloatingPointError when nothing finite is left to learn from, in one seed or in one of several.
     When not to use it: a log-concave posterior of a few dozen dimensions, where NUTS is cheaper.
     """
-    given = locals()
-    return _fitted(key, problem, Arguments(**{name: given[name] for name in Arguments._fields}))[0]
+    _gate(key, problem, loss, network, (num_updates, num_steps), start, training, checkpoint)
+    key_pilot, key_train = _split(key)
+    ready = preparing.ready(key_pilot, problem, network, training, None if start is None else start.record, progress)
+    objective = loss(ready.problem, ready.network, ready.grid(num_steps))
+    record = fitted.record_of(ready.problem, ready.coordinates, ready.named, loss, objective)
+    objective = objective._replace(identity=_identity(ready, objective, loss, num_steps, record, checkpoint is not None))
+    first = None if start is None else start.learned
+    if start is not None and first is not None and start.record.get("loss") != record["loss"]:
+        first = first._replace(extra=None)  # it is what another loss learned
+    done = train(
+        key_train,
+        objective,
+        ready.network,
+        num_updates,
+        training=training,
+        start=first,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return fitted.samplers(key, done, _fitted(ready, objective, num_updates, num_steps, training, record))
 
 
-def fit_seeds(keys: Key, problem: Target | Problem | Family, **arguments: Any) -> list[sampling.Sampler]:
-    """`fit` for S keys (S,) at once, as one vmapped program: a sampler for each, with the arguments of `fit`.
-
-    All share the pilot, that of the first key, so their spread is that of training. Each report has a share, 1 / S, of the
-    seconds. Memory is S times that of one fit. It pays on an accelerator that one fit does not fill; when not to use it: on a
-    CPU, where one after another is as fast.
-
-    Raises what `fit` raises, FloatingPointError as soon as one seed finds nothing finite to learn from.
-    """
-    given = inspect.signature(fit).bind(keys, problem, **arguments)
-    given.apply_defaults()
-    return _fitted(keys, problem, Arguments(**given.kwargs), several=True)
-
-
-def _fitted(key: Key, problem: Target | Problem | Family, a: Arguments, several: bool = False) -> list[sampling.Sampler]:
-    """A sampler for each key: of shape () for one, (S,) for S in one program."""
-    _gate(key, problem, a, several)
-    network = preparing.default_network(problem) if a.network is None else a.network
+def _split(key: Key) -> tuple[Key, Key]:
+    """The key of the pilot, one for all, and the key or keys of training."""
     split = jax.vmap(jax.random.split)(jnp.atleast_1d(key))
-    key_pilot, key_train = split[0, 0], split[:, 1].reshape(key.shape)
-    began = time.perf_counter()
-    with run.stage(a.progress, "pilot: where the target is, and how wide"):
-        found = None
-        if isinstance(problem, Target):
-            target, found = preparing.piloted(key_pilot, problem, a.location, a.scale)
-            problem = preparing.whitened(target, found.coordinates, found.resolution)
-    plan = _plan(problem, network, found, a)._replace(pilot_seconds=time.perf_counter() - began)
-    return plans.trained(key_train, plan, plans.Storage(a.checkpoint, a.checkpoint_seconds, a.progress))
+    return split[0, 0], split[:, 1].reshape(key.shape)
 
 
-def _gate(key: Any, problem: Any, a: Arguments, several: bool) -> None:
+def _identity(
+    ready: preparing.Ready, objective: Objective, loss: Any, num_steps: int, record: dict[str, Any], kept: bool
+) -> str:
+    """What tells this run's recipes from others'; the density is evaluated only where a checkpoint is kept."""
+    density = identity.probe(ready.problem) if kept else None
+    told = identity.told(ready.named), identity.told(loss)
+    return str((record, density, *told, objective.gradient_evaluations, num_steps, ready.grid(num_steps).tolist()))
+
+
+def _fitted(
+    ready: preparing.Ready, objective: Objective, num_updates: int, num_steps: int, training: Training, record: dict[str, Any]
+) -> fitted.Fitted:
+    replay, rounds = replay_of(objective, training), num_rounds(objective, training, num_updates)
+    particles = rounds * replay.num_particles + replay.capacity
+    updated = rounds * replay.gradient_steps * (replay.batch_size or replay.num_particles)
+    return fitted.Fitted(
+        problem=ready.problem,
+        network=ready.network,
+        objective=objective,
+        grid=ready.grid,
+        num_steps=training.sampling_steps,
+        record=record,
+        particles=particles,
+        informed_calls=particles * num_steps + updated,
+        pilot_evaluations=ready.gradient_evaluations,
+        pilot_seconds=ready.seconds,
+    )
+
+
+def _gate(
+    key: Any, problem: Any, loss: Any, network: Any, counts: tuple[int, int], start: Any, training: Any, checkpoint: Any
+) -> None:
     """Raises for all that cannot work, before any of it is evaluated."""
-    findings = validate.Findings("fit_seeds" if several else "fit")
-    findings.within(*((validate.keys, key) if several else (validate.key, key, "fit(key, target)")))
-    for name in ("num_updates", "num_steps", "sampling_steps"):
-        findings.within(validate.positive_int, name, getattr(a, name))
-    if a.learning_rate is not None:
-        findings.within(validate.positive, "learning_rate", "where the schedule starts", a.learning_rate)
-    validate.averaging(a.average, a.max_norm, findings)
-    if a.replay is not None:
-        validate.replay(a.replay, findings)
-    validate.storage(a.checkpoint, a.checkpoint_seconds, findings)
-    validate.recipes(a.loss, a.network, a.optimizer, findings)
-    validate.wrong_options(findings, validate.options_of(a.loss))
+    findings = validate.Findings("fit")
+    findings.within(validate.one_or_more_keys, key, "fit(key, target)")
+    for name, count in zip(("num_updates", "num_steps"), counts, strict=True):
+        findings.within(validate.positive_int, name, count)
+    validate.training(training, findings)
+    validate.checkpoint(checkpoint, findings)
+    validate.recipes(loss, network, findings)
+    validate.wrong_options(findings, validate.options_of(loss))
     if not isinstance(problem, Problem | Family):
         findings.within(validate.target, problem)
-        findings.within(validate.positive, "scale", "the pilot's idea of the target's width", a.scale)
-        if isinstance(problem, Target):
-            findings.within(validate.location, a.location, problem.shape, problem.centred)
+        if isinstance(problem, Target) and isinstance(training, Training):
+            findings.within(validate.location, training.location, problem.shape, problem.centred)
     if not findings.found:
         stand_in = preparing.stand_in(problem) if isinstance(problem, Target) else problem
-        needed = validate.needs_of(a.loss)
-        made = preparing.made(a.network, stand_in) if "potential" in needed else None
-        validate.lacking(findings, needed, identity.name_of(a.loss), stand_in, made)
-        if a.grid is not None:
-            findings.within(validate.times, a.grid, a.num_steps)
+        needed = validate.needs_of(loss)
+        made = preparing.made(network, stand_in) if "potential" in needed or start is not None else None
+        validate.lacking(findings, needed, identity.name_of(loss), stand_in, made)
+        if training.grid is not None:
+            findings.within(validate.times, training.grid, counts[1])
+        if start is not None:
+            named = preparing.default_network(problem) if network is None else network
+            findings.within(_goes_on, start, problem, made, named)
     findings.stop()
 
 
-def _plan(problem: Problem | Family, network: Any, found: pilot.Pilot | None, a: Arguments) -> plans.Plan:
-    net = preparing.made(network, problem)
-    times_of = a.grid or preparing.default_grid(problem)
-    objective = a.loss(problem, net, times_of(a.num_steps))
-    replay = objective.replay if a.replay is None else a.replay
-    learning_rate = objective.learning_rate if a.learning_rate is None else a.learning_rate
-    ready = isinstance(a.optimizer, optax.GradientTransformation)
-    optimizer = a.optimizer if ready else a.optimizer(optax.cosine_decay_schedule(learning_rate, a.num_updates))
-    trainer = train.trainer(objective, net, optimizer, replay=replay, average=a.average, max_norm=a.max_norm)
-    rounds = -(-a.num_updates // replay.gradient_steps)
-    record = plans.record_of(problem, found, network, a.loss, objective)
-    settings = (
-        record,
-        None if a.checkpoint is None else (identity.probe(problem), identity.bytes_of(families.of(problem).given)),
-        identity.told(network),
-        identity.told(a.loss),
-        objective.gradient_evaluations,
-        a.num_updates,
-        a.num_steps,
-        learning_rate,
-        a.average,
-        a.max_norm,
-        "" if ready else identity.told(a.optimizer),
-        replay._replace(weighting=None),
-        identity.name_of(replay.weighting),
-    )
-    particles = rounds * replay.num_particles + replay.capacity
-    updated = rounds * replay.gradient_steps * (replay.batch_size or replay.num_particles)
-    return plans.Plan(
-        problem=problem,
-        network=net,
-        objective=objective,
-        trainer=trainer,
-        num_rounds=rounds,
-        grid=times_of,
-        num_steps=a.num_steps,
-        sampling_steps=a.sampling_steps,
-        record=record,
-        settings=settings,
-        particles=particles,
-        informed_calls=particles * a.num_steps + updated,
-        pilot_evaluations=0 if found is None else found.gradient_evaluations,
-    )
+def _goes_on(start: Any, problem: Target | Problem | Family, made: Network, named: Any) -> None:
+    """Raises unless training can begin at a sampler's parameters."""
+    if not isinstance(start, sampling.Sampler):
+        raise TypeError(
+            f"start must be a sampler that `fit` returned or `load` read; got {type(start).__name__}. For parameters alone: "
+            "tiltjax.training.train(..., start=)."
+        )
+    shape = fitted.shape_of(problem)
+    if tuple(start.record["shape"]) != shape:
+        raise ValueError(f"start draws particles of shape {tuple(start.record['shape'])}; got a problem of shape {shape}.")
+    if isinstance(problem, Target) and "location" not in start.record:
+        raise ValueError("start was fitted to a problem, not to a target: pass the same problem.")
+    trees = jax.eval_shape(made.init, jax.random.key(0)), start.params
+    expected, got = ([str(jax.tree.structure(tree)), *map(jnp.shape, jax.tree.leaves(tree))] for tree in trees)
+    if expected != got:
+        raise ValueError(
+            "start has parameters of another shape than the network. "
+            + identity.same_network("fit", start.record.get("network", ""), named)
+        )

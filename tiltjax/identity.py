@@ -29,12 +29,12 @@ def told(function: Any) -> str:
     return f"{name_of(function)} {given or ''}"
 
 
-def same_network(saved: str, network: Any) -> str:
-    """What `load` was given beside what it needs, where both have a name."""
+def same_network(call: str, saved: str, network: Any) -> str:
+    """What `load` or `fit` was given beside what it needs, where both have a name."""
     got, anonymous = name_of(network), ("", "Network", "partial", "<lambda>")
     if got == saved or got in anonymous or saved in anonymous:
-        return "Pass load the network that the sampler was fitted with, of the same width and depth."
-    return f"The sampler was fitted with the network {saved}; got {got}. Pass load that of the fit."
+        return f"Pass {call} the network that the sampler was fitted with, of the same width and depth."
+    return f"The sampler was fitted with the network {saved}; got {got}. Pass {call} that of the fit."
 
 
 def probe(problem: Problem | Family) -> list[float]:

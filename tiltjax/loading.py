@@ -2,14 +2,11 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import checkpoints, identity, losses, plans, preparing, problems, sampling
-from tiltjax.coordinates import Coordinates
+from tiltjax import checkpoints, fitted, identity, losses, preparing, sampling
 from tiltjax.losses import bridge
 from tiltjax.types import Family, Network, Objective, Problem, Target
 
@@ -30,13 +27,13 @@ def load(
     sampler, ValueError when problem, network or loss do not fit what was saved.
     """
     record = checkpoints.load_record(directory)
-    got = tuple(problem.shape if isinstance(problem, Target) else problems.user_shape(problem))
+    got = fitted.shape_of(problem)
     if got != tuple(record["shape"]):
         raise ValueError(f"the saved sampler has particles of shape {tuple(record['shape'])}; got a problem of shape {got}.")
     if isinstance(problem, Target):
         if "location" not in record:
             raise ValueError("this sampler was fitted to a problem, not to a target; pass load the same problem.")
-        problem = preparing.whitened(problem, _recorded(record), record["resolution"])
+        problem = preparing.whitened(problem, preparing.recorded(record), record["resolution"])
     network = preparing.default_network(problem) if network is None else network
     net = preparing.made(network, problem)
     if grid is None:
@@ -46,7 +43,7 @@ def load(
         "control": jax.eval_shape(net.init, jax.random.key(0)),
         "extra": None if objective is None else jax.eval_shape(objective.init),
     }
-    saved = checkpoints.load_arrays(directory, like, identity.same_network(record.get("network", ""), network))
+    saved = checkpoints.load_arrays(directory, like, identity.same_network("load", record.get("network", ""), network))
     return sampling.sampler(
         problem,
         net,
@@ -54,7 +51,7 @@ def load(
         grid,
         num_steps=record["num_steps"],
         record=record,
-        remade=plans.UNCHANGED if objective is None else objective.problem,
+        remade=fitted.UNCHANGED if objective is None else objective.problem,
     )._replace(extra=saved["extra"])
 
 
@@ -69,8 +66,3 @@ def _loss_of(name: str, loss: Callable[..., Objective] | None) -> Callable[..., 
             "that of the fit."
         )
     return named[name]
-
-
-def _recorded(record: dict[str, Any]) -> Coordinates:
-    """The pilot's coordinates, from a record."""
-    return Coordinates(**{name: jnp.asarray(record[name]) for name in Coordinates._fields if name in record})

@@ -110,7 +110,7 @@ def _check_found(state: _State, covariance: Array, finite: float, scale: float, 
         raise FloatingPointError(
             f"log_density is not finite at any of {state.x.shape[0]} starting points with standard deviations "
             f"{', '.join(str(s * scale) for s in SCALES)} around {location}. Check its support (tiltjax works on all of R^d: "
-            "transform bounded variables), or say where it lives: fit(..., location=, scale=)."
+            "transform bounded variables), or say where it lives: fit(..., training=Training(location=, scale=))."
         )
     arrived = float(state.inverse_temperature) >= 1
     if not (arrived and bool(jnp.all(jnp.isfinite(covariance))) and bool(jnp.all(jnp.diagonal(covariance) > 0))):
@@ -118,7 +118,7 @@ def _check_found(state: _State, covariance: Array, finite: float, scale: float, 
             f"the pilot did not find a target of finite width: after {int(state.stages)} stages the inverse temperature is "
             f"{float(state.inverse_temperature):.3g} (1 is expected) and the widths are up to "
             f"{float(jnp.sqrt(jnp.max(jnp.diagonal(covariance)))):.3g}. Is exp(log_density) integrable in every "
-            "direction? If it is, say where it lives: fit(..., location=, scale=)."
+            "direction? If it is, say where it lives: fit(..., training=Training(location=, scale=))."
         )
 
 

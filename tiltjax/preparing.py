@@ -1,16 +1,61 @@
-"""A target as a problem in its natural units, which the pilot finds; and the defaults that go by the problem."""
+"""The first step of `fit`: a target as a problem in its natural units, which the pilot finds; and defaults by the problem."""
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from tiltjax import families, memoryless, particles, paths, pilot, problems, processes, validate
+from tiltjax import families, memoryless, particles, paths, pilot, problems, processes, run, validate
 from tiltjax.coordinates import Coordinates
-from tiltjax.types import Family, GaussianPath, Key, Network, Problem, Target
+from tiltjax.types import Family, GaussianPath, Key, Network, Problem, Target, Training
 
 BASE_SCALE = 1.3
+
+
+class Ready(NamedTuple):
+    """A problem, with what `fit` needs of it before the loss; `named` is the network as a checkpoint knows it.
+
+    coordinates: of a target, those that the pilot found, as plain lists; gradient_evaluations and seconds: of the pilot.
+    """
+
+    problem: Problem | Family
+    network: Network
+    named: Any
+    grid: Callable[[int], Array]
+    coordinates: dict[str, Any]
+    gradient_evaluations: int
+    seconds: float
+
+
+def ready(
+    key: Key,
+    problem: Target | Problem | Family,
+    network: Any,
+    training: Training,
+    record: dict[str, Any] | None,
+    progress: bool,
+) -> Ready:
+    """A problem as it stands, a target prepared: by the pilot, or as the record of an earlier sampler says."""
+    began, named = time.perf_counter(), default_network(problem) if network is None else network
+    coordinates, evaluations = dict[str, Any](), 0
+    with run.stage(progress, "pilot: where the target is, and how wide"):
+        if isinstance(problem, Target) and record is not None:
+            coordinates = {name: record[name] for name in Coordinates._fields if name in record}
+            problem = whitened(_traced_once(problem), recorded(record), record["resolution"])
+        elif isinstance(problem, Target):
+            target, found = piloted(key, problem, training.location, training.scale)
+            parts = found.coordinates._asdict().items()
+            coordinates = {name: part.tolist() for name, part in parts if part is not None}
+            problem, evaluations = whitened(target, found.coordinates, found.resolution), found.gradient_evaluations
+    grid = training.grid or default_grid(problem)
+    return Ready(problem, made(named, problem), named, grid, coordinates, evaluations, time.perf_counter() - began)
+
+
+def recorded(record: dict[str, Any]) -> Coordinates:
+    """The pilot's coordinates, from the record of a sampler."""
+    return Coordinates(**{name: jnp.asarray(record[name]) for name in Coordinates._fields if name in record})
 
 
 def prepare(
@@ -22,21 +67,23 @@ def prepare(
     scale: float = 1.0,
     base_scale: float = BASE_SCALE,
 ) -> Problem:
-    """A target as a problem in natural units: the pilot's coordinates, then a base N(0, I) on `path` (default linear).
+    """A target as a problem in its natural units, which the pilot finds: the first step of `fit`.
 
-    It is the tilt that `fit` trains on, for a start of one's own: several losses on one problem, SMC without training. For
-    `problems.annealed` take path=paths.trigonometric(), on which the base does not move. base_scale is the base's standard
-    deviation in units of the target's; the coordinates hold it.
+    Without a path it is the problem that `fit` trains on: a base N(0, base_scale^2 I) on the linear path, in the pilot's units.
+    On a path of your own the base is N(0, I), and the coordinates hold base_scale: for `problems.annealed` take
+    path=paths.trigonometric(), on which that base does not move. location, scale: where to look, as in `Training`.
+    Use it for several losses on one problem, or for SMC without training.
     """
     validate.key(key, "prepare(key, target)")
-    return on_unit_base(*piloted(key, target, location, scale), path, base_scale)
+    target, found = piloted(key, target, location, scale)
+    if path is None:
+        return whitened(target, found.coordinates, found.resolution, base_scale)
+    return on_unit_base(target, found, path, base_scale)
 
 
 def piloted(key: Key, target: Target, location: Array | float = 0.0, scale: float = 1.0) -> tuple[Target, pilot.Pilot]:
     """The target, its density traced but once from here on, and what the pilot found of it."""
-    validate.target(target)
-    target = target._replace(log_density=problems.traced_once(target.log_density))
-    validate.scalar(target.log_density, target.shape, "log_density")
+    target = _traced_once(target)
     free = particles.free(target)
     if not target.centred:
         return target, pilot.pilot(key, free.log_density, free.shape, location=location, scale=scale)
@@ -44,9 +91,16 @@ def piloted(key: Key, target: Target, location: Array | float = 0.0, scale: floa
     return target, pilot.pilot(key, free.log_density, free.shape, scale=scale, natural=pilot.isotropic)
 
 
-def whitened(target: Target, coordinates: Coordinates, resolution: float) -> Problem:
-    """In the pilot's coordinates, with the base N(0, BASE_SCALE^2 I) at rest on the linear path."""
-    process = processes.gaussian(paths.linear(), particles.free(target).shape, BASE_SCALE)
+def _traced_once(target: Target) -> Target:
+    validate.target(target)
+    target = target._replace(log_density=problems.traced_once(target.log_density))
+    validate.scalar(target.log_density, target.shape, "log_density")
+    return target
+
+
+def whitened(target: Target, coordinates: Coordinates, resolution: float, base_scale: float = BASE_SCALE) -> Problem:
+    """In the pilot's coordinates, with the base N(0, base_scale^2 I) on the linear path."""
+    process = processes.gaussian(paths.linear(), particles.free(target).shape, base_scale)
     return problems.sampling(target, process, resolution=resolution, coordinates=coordinates)
 
 
@@ -64,10 +118,10 @@ def made(network: Any, problem: Problem | Family) -> Network:
     return network if isinstance(network, Network) else network(problem)
 
 
-def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath | None, base_scale: float = BASE_SCALE) -> Problem:
+def on_unit_base(target: Target, found: pilot.Pilot, path: GaussianPath, base_scale: float = BASE_SCALE) -> Problem:
     """In coordinates in which the base, base_scale of the pilot's units, is N(0, I)."""
     coordinates = found.coordinates._replace(scale=base_scale * found.coordinates.scale)
-    process = processes.gaussian(paths.linear() if path is None else path, particles.free(target).shape, 1.0)
+    process = processes.gaussian(path, particles.free(target).shape, 1.0)
     return problems.sampling(target, process, resolution=found.resolution / base_scale**2, coordinates=coordinates)
 
 

@@ -12,16 +12,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 
 from tiltjax import checkpoints
-from tiltjax.types import Key, Metrics, Trainer, TrainState
+from tiltjax.types import Key, Learned, Metrics, Trainer, TrainState
 
 
 class Run(NamedTuple):
-    """The last state, the metrics of all rounds (leaves (rounds,)), and where the seconds went; filling the buffer is training.
+    """The last state, what to draw with, the metrics of all rounds (leaves (rounds,)), and where the seconds went.
 
-    Of a run that went on from a checkpoint, seconds until that checkpoint are included; rounds that were lost are not.
+    Filling the buffer counts as training. Of a run that went on from a checkpoint, seconds until that checkpoint are included;
+    rounds that were lost are not.
     """
 
     state: TrainState
+    learned: Learned
     history: Metrics
     compile_seconds: float
     train_seconds: float
@@ -43,27 +45,28 @@ def run(
     With `checkpoint`, a directory, the state is saved there every `checkpoint_seconds` and at the end, and a run that finds
     one there goes on from it: to bitwise the same result as an unbroken run. Raises FloatingPointError when a whole chunk
     made only non-finite updates, ValueError when the checkpoint is of another run; `fingerprint` is what tells it from
-    others beside the key, the length and the shapes. The progress bar counts updates. `Trainer.given` is an
-    argument of the programs: never donated, never saved.
+    others beside the key, the length and the shapes. The progress bar counts updates. `Trainer.given` and `Trainer.start`
+    are arguments of the programs: never donated, never saved.
     """
     if not checkpoint_seconds >= 0:
         raise ValueError(f"checkpoint_seconds is the time between saves, 0 or more; got {checkpoint_seconds}.")
     num_chunks, given = -(-num_rounds // chunk), trainer.given
-    shape = jax.eval_shape(trainer.init, given, key)
+    begin = (given, key) if trainer.start is None else (given, key, trainer.start)
+    shape = jax.eval_shape(trainer.init, *begin)
     identity = checkpoints.identity(shape, key, num_chunks * chunk, fingerprint)
     store = None if checkpoint is None else checkpoints.open_store(checkpoint, identity)
     found = None if store is None else store.restore(shape)
     if found is not None and int(found[0].round) >= num_chunks * chunk:
-        return Run(found[0], _join(found[1]), *found[2])
+        return Run(found[0], trainer.learned(found[0]), _join(found[1]), *found[2])
     began = time.perf_counter()
     rounds = jax.jit(
         lambda given, state: jax.lax.scan(lambda s, _: trainer.step(given, s), state, length=chunk), donate_argnums=1
     )
     with stage(progress, "compiling, and filling the buffer"):
         advance = rounds.lower(given, shape).compile()
-        init = jax.jit(trainer.init).lower(given, key).compile() if found is None else trainer.init
+        init = jax.jit(trainer.init).lower(*begin).compile() if found is None else trainer.init
         started = time.perf_counter()
-        state, history, (before, trained) = (init(given, key), [], (0.0, 0.0)) if found is None else found
+        state, history, (before, trained) = (init(*begin), [], (0.0, 0.0)) if found is None else found
         jax.block_until_ready(state)
     saved, compiling = time.perf_counter(), before + started - began
     first = int(state.round) // chunk
@@ -81,7 +84,7 @@ def run(
         if num_chunks > first:
             _watch(history[-1], trainer, bar, num_chunks, chunk)
     jax.block_until_ready(state)
-    return Run(state, _join(history), compiling, trained + time.perf_counter() - started)
+    return Run(state, trainer.learned(state), _join(history), compiling, trained + time.perf_counter() - started)
 
 
 def _watch(metrics: Metrics, trainer: Trainer, bar: Any, chunks: int, chunk: int) -> None:

@@ -53,11 +53,11 @@ def trainer(
     buffer = buffers.shared(own, tuple(source.share for source in sources)) if sources else own
     parts = Parts(objective, network, optimizer, replay, average, max_norm, buffer)
 
-    def begin(given: Any, key: Key, carried: Any) -> TrainState:
-        return _begin(parts, sources, given, key, carried)
+    def begin(given: Any, key: Key, carried: Any, start: Learned | None) -> TrainState:
+        return _begin(parts, sources, Held(_first(parts, key, start), carried, given), key)
 
     return Trainer(
-        init=lambda given, key: begin(given, key, objective.carry(jax.random.fold_in(key, 0))),
+        init=lambda given, key, start=None: begin(given, key, objective.carry(jax.random.fold_in(key, 0)), start),
         step=lambda given, state: _step(parts, given, state),
         quantities=_quantities(objective, network, replay),
         learned=lambda state: state.average,
@@ -68,11 +68,18 @@ def trainer(
     )
 
 
-def _begin(parts: Parts, sources: tuple[buffers.Source, ...], given: Any, key: Key, carried: Any) -> TrainState:
-    """Before the first round: fresh parameters, a full buffer."""
-    key_params, key_buffer, key = jax.random.split(key, 3)
-    params = Learned(parts.network.init(key_params), parts.objective.init())
-    carried, filled = _fill(parts, sources, Held(params, carried, given), key_buffer)
+def _first(parts: Parts, key: Key, start: Learned | None) -> Learned:
+    """The parameters before the first update: new ones, or a copy of the start; what that does not have is new."""
+    if start is None:
+        return Learned(parts.network.init(jax.random.split(key, 3)[0]), parts.objective.init())
+    start = jax.tree.map(jnp.copy, start)
+    return start if start.extra is not None else start._replace(extra=parts.objective.init())
+
+
+def _begin(parts: Parts, sources: tuple[buffers.Source, ...], held: Held, key: Key) -> TrainState:
+    """Before the first round: a full buffer."""
+    params, (_, key_buffer, key) = held.params, jax.random.split(key, 3)
+    carried, filled = _fill(parts, sources, held, key_buffer)
     return TrainState(
         key=key,
         round=jnp.zeros((), jnp.int32),

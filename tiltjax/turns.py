@@ -25,10 +25,11 @@ def alternate(first: Trainer, second: Trainer, rounds: int) -> Trainer:
     it its schedule. One `lax.cond` on the round says whose turn it is. What is learned is Learned(first's control, second's).
     """
 
-    def init(given: Any, key: Key) -> Turns:
+    def init(given: Any, key: Key, start: Learned | None = None) -> Turns:
         key_first, key_second, key = jax.random.split(key, 3)
-        second_state = second.init(given, key_second)
-        first_state = first.begin(given, key_first, second_state.params.control)
+        starts = (None, None) if start is None else (Learned(start.control, None), Learned(start.extra, None))
+        second_state = second.init(given, key_second, starts[1])
+        first_state = first.begin(given, key_first, second_state.params.control, starts[0])
         return Turns(key, jnp.zeros((), jnp.int32), first_state, second_state)
 
     def turn(
@@ -76,9 +77,9 @@ def together(trainer: Trainer) -> Trainer:
     def axes_of(state: Any) -> Any:
         return jax.tree_util.tree_map_with_path(axis, state)
 
-    def init(given: Any, keys: Key) -> Any:
-        axes = axes_of(jax.eval_shape(trainer.init, given, keys[0]))
-        return jax.vmap(trainer.init, in_axes=(None, 0), out_axes=axes)(given, keys)
+    def init(given: Any, keys: Key, *start: Learned) -> Any:
+        axes = axes_of(jax.eval_shape(trainer.init, given, keys[0], *start))
+        return jax.vmap(trainer.init, in_axes=(None, 0, *(None for _ in start)), out_axes=axes)(given, keys, *start)
 
     def step(given: Any, state: Any) -> tuple[Any, Metrics]:
         axes = axes_of(state)

@@ -18,6 +18,7 @@ from .methods import (
     Regression,
     Replay,
     Trainer,
+    Training,
 )
 from .recipes import (
     Dynamics,
@@ -74,6 +75,7 @@ __all__ = [
     "Target",
     "TrainState",
     "Trainer",
+    "Training",
     "Walker",
     "is_key",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import optax
 from jax import Array
 
 from .base import Key, Params
@@ -61,7 +62,7 @@ class Objective(NamedTuple):
 
     `energy_evaluations` and `gradient_evaluations` are calls of the density and of its gradient, a collected particle.
     `regression` is what `loss` is made of when it regresses the control on labels; None when it does not. `learning_rate` is
-    where `fit` starts its schedule, unless it is given another.
+    where `fit` starts its schedule, unless it is given another. `identity` is what a checkpoint knows the recipes by.
     """
 
     init: Callable[[], Params]
@@ -77,22 +78,49 @@ class Objective(NamedTuple):
     problem: Callable[[Any, Params], Any] = lambda problem, extra: problem
     carry: Callable[[Key], Any] = lambda key: ()
     label: Callable[["Held", Key, Here, Array], Any] | None = None
+    identity: str = ""
+
+
+class Training(NamedTuple):
+    """The settings of `fit` that are seldom changed.
+
+    optimizer: a constructor of optax's, called with the schedule, a cosine from learning_rate to 0; or one made already, as it
+    stands. learning_rate: None is the loss's own. average: the decay of the averaged parameters, which are the ones to draw
+    with (0: no averaging). max_norm: where the gradient's norm is cut (inf: never). replay: None is the loss's own.
+    grid: num_steps -> times (num_steps + 1,), None is the problem's own, uniform in log-SNR on a memoryless problem.
+    sampling_steps: the default number of steps of draws. location, scale: where the pilot looks for a target, and about how
+    wide it is; they matter if it is more than 100 scales away from the location. checkpoint_seconds: the time between two
+    saves.
+    """
+
+    optimizer: optax.GradientTransformation | Callable[[optax.Schedule], optax.GradientTransformation] = optax.adam
+    learning_rate: float | None = None
+    average: float = 0.998
+    max_norm: float = 1.0
+    replay: Replay | None = None
+    grid: Callable[[int], Array] | None = None
+    sampling_steps: int = 200
+    location: Array | float = 0.0
+    scale: float = 1.0
+    checkpoint_seconds: float = 30.0
 
 
 class Trainer(NamedTuple):
     """`init(given, key) -> TrainState`, `step(given, state) -> (TrainState, Metrics)`: one round of collect and regress.
 
+    `init(given, key, start)` begins at what was learned before (`Learned`), not at new parameters; None is as without it.
     `quantities` names what is checked for non-finite values, in the order in which one spoils the next. `learned(state)` is
-    what to draw with. For trainers that take turns: `begin(given, key, carried)` is `init` with other carried arrays, and
-    `renew(given, state, key, carried)` a new buffer for them, the parameters those of the average. A round makes
+    what to draw with. For trainers that take turns: `begin(given, key, carried, start)` is `init` with other carried arrays,
+    and `renew(given, state, key, carried)` a new buffer for them, the parameters those of the average. A round makes
     `updates` updates.
     """
 
-    init: Callable[[Any, Key], Any]
+    init: Callable[..., Any]
     step: Callable[[Any, Any], tuple[Any, "Metrics"]]
     quantities: tuple[str, ...]
     learned: Callable[[Any], "Learned"]
-    begin: Callable[[Any, Key, Any], Any]
+    begin: Callable[[Any, Key, Any, Any], Any]
     renew: Callable[[Any, Any, Key, Any], Any]
     updates: int
     given: Any = ()  # what `run` hands to init and step
+    start: Learned | None = None  # what `run` hands to init

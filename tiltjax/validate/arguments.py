@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from tiltjax import families
-from tiltjax.types import Family, Network, Problem, Replay, Target, is_key
+from tiltjax.types import Family, Network, Problem, Replay, Target, Training, is_key
 
-from .findings import Findings, as_number, between, positive_int, type_name
+from .findings import Findings, as_number, between, positive, positive_int, type_name
 
 
 def key(value: Any, call: str) -> None:
@@ -21,14 +21,17 @@ def key(value: Any, call: str) -> None:
     if not is_key(value):
         raise TypeError(f"key must be a typed PRNG key, jax.random.key(0); got {type_name(value)}. It comes first: {call}.")
     if value.ndim:
-        raise TypeError(f"key must be ONE key; got keys of shape {value.shape}. Several fits at once: fit_seeds(keys, target).")
+        raise TypeError(f"key must be ONE key; got keys of shape {value.shape}. Call it once for each.")
 
 
-def keys(value: Any) -> None:
-    """TypeError for all but typed keys of shape (S,)."""
-    if not is_key(value) or value.ndim != 1 or not value.size:
-        got = f"shape {value.shape}" if is_key(value) else type_name(value)
-        raise TypeError(f"keys must be typed PRNG keys of shape (S,), jax.random.split(key, S); got {got}.")
+def one_or_more_keys(value: Any, call: str) -> None:
+    """TypeError for all but a typed key, or keys of shape (S,)."""
+    if not is_key(value) or not value.ndim:
+        key(value, call)
+    elif value.ndim != 1 or not value.size:
+        raise TypeError(
+            f"key must be one key, or keys of shape (S,), jax.random.split(key, S); got keys of shape {value.shape}."
+        )
 
 
 def target(value: Any) -> None:
@@ -138,6 +141,33 @@ def rounds_of(problem: Problem | Family | None, of: Replay) -> None:
         )
 
 
+def training(value: Any, findings: Findings) -> None:
+    """Notes what cannot work of a `Training`."""
+    if not isinstance(value, Training):
+        findings.unless(
+            False, f"training must be a tiltjax.Training(learning_rate=..., ...); got {type_name(value)} {value!r}.", TypeError
+        )
+        return
+    findings.within(positive_int, "sampling_steps", value.sampling_steps)
+    if value.learning_rate is not None:
+        findings.within(positive, "learning_rate", "where the schedule starts", value.learning_rate)
+    averaging(value.average, value.max_norm, findings)
+    if value.replay is not None:
+        replay(value.replay, findings)
+    findings.within(positive, "scale", "the pilot's idea of the target's width", value.scale)
+    number = findings.within(as_number, "checkpoint_seconds", value.checkpoint_seconds)
+    findings.unless(
+        number is None or number >= 0,
+        f"checkpoint_seconds is the time between saves, 0 or more; got {value.checkpoint_seconds}.",
+    )
+    optimizer = value.optimizer
+    findings.unless(
+        hasattr(optimizer, "update") or callable(optimizer),
+        f"optimizer must be a constructor, optax.adam say, or what one made, optax.adam(1e-3); got {type_name(optimizer)}.",
+        TypeError,
+    )
+
+
 def averaging(average: Any, max_norm: Any, findings: Findings) -> None:
     """Notes what cannot work of the average of parameters and of the cut of the gradient."""
     findings.within(
@@ -155,18 +185,16 @@ def averaging(average: Any, max_norm: Any, findings: Findings) -> None:
     )
 
 
-def storage(checkpoint: Any, seconds: Any, findings: Findings) -> None:
-    """Notes what cannot work of where a run is saved, and how often."""
-    number = findings.within(as_number, "checkpoint_seconds", seconds)
-    findings.unless(number is None or number >= 0, f"checkpoint_seconds is the time between saves, 0 or more; got {seconds}.")
+def checkpoint(value: Any, findings: Findings) -> None:
+    """Notes what cannot be a directory to save in."""
     findings.unless(
-        checkpoint is None or isinstance(checkpoint, str | os.PathLike),
-        f"checkpoint must be a directory, a str or a path; got {type(checkpoint).__name__} {checkpoint!r}.",
+        value is None or isinstance(value, str | os.PathLike),
+        f"checkpoint must be a directory, a str or a path; got {type(value).__name__} {value!r}.",
         TypeError,
     )
 
 
-def recipes(loss: Any, network: Any, optimizer: Any, findings: Findings) -> None:
+def recipes(loss: Any, network: Any, findings: Findings) -> None:
     """Notes what is neither a constructor nor what one made."""
     findings.unless(
         callable(loss),
@@ -176,11 +204,6 @@ def recipes(loss: Any, network: Any, optimizer: Any, findings: Findings) -> None
     findings.unless(
         network is None or isinstance(network, Network) or callable(network),
         f"network must be a constructor (networks.mlp, say) or a types.Network(init, apply); got {type(network).__name__}.",
-        TypeError,
-    )
-    findings.unless(
-        hasattr(optimizer, "update") or callable(optimizer),
-        f"optimizer must be a constructor, optax.adam say, or what one made, optax.adam(1e-3); got {type_name(optimizer)}.",
         TypeError,
     )
 
