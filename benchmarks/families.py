@@ -27,7 +27,7 @@ from benchmarks.runner import provenance
 from tiltjax.types import Family, Key
 
 LINES = "families.jsonl"
-DATA_SETS = 20
+DATA_SETS, MOST = 20, 16
 
 
 class Densities(NamedTuple):
@@ -94,7 +94,7 @@ def lattice() -> Family:
     """phi^4 on 8 x 8 sites at couplings around its transition, in the pilot's coordinates at the largest."""
     widest = tj.targets.phi4(hopping=HOPPINGS[1])
     _, found = tj.preparing.piloted(jax.random.key(0), widest)
-    process = tj.processes.gaussian(tj.paths.linear(), (64,), tj.preparing.BASE_SCALE)
+    process = tj.processes.gaussian(tj.paths.linear(), (8, 8), tj.preparing.BASE_SCALE)
 
     def at(given: Any, hopping: Array) -> tj.Problem:
         target = tj.Target(functools.partial(_field, hopping), (8, 8))
@@ -171,7 +171,7 @@ def of_posteriors(name: str, seed: int, updates: int, draws: int, console: Conso
     rows = []
     for y in data:
         began = time.perf_counter()
-        drawn = jax.block_until_ready(sampler.sample(key_draw, draws, context=y))
+        drawn = jax.block_until_ready(_until_enough(sampler, key_draw, y, draws))
         seconds, log_z = time.perf_counter() - began, tj.diagnostics.log_z(drawn.log_weight)
         reference = by_nuts(model, arguments, y)
         rows.append(
@@ -180,7 +180,8 @@ def of_posteriors(name: str, seed: int, updates: int, draws: int, console: Conso
                 "ess": float(tj.diagnostics.ess(drawn.log_weight)),
                 "log_z": float(log_z.value),
                 "log_z_stderr": float(log_z.stderr),
-                **differences(sampler, drawn, y, reference),
+                "num_draws": drawn.log_weight.size,
+                **differences(drawn, reference),
                 "seconds": seconds,
                 "nuts_seconds": reference.seconds,
                 "nuts_r_hat": reference.r_hat,
@@ -193,7 +194,14 @@ def of_posteriors(name: str, seed: int, updates: int, draws: int, console: Conso
     return [{**row, "alone_seconds": time.perf_counter() - began} for row in rows]
 
 
-def differences(sampler: tj.Sampler, drawn: tj.Samples, y: Array, reference: Reference) -> dict[str, float]:
+def _until_enough(sampler: tj.Sampler, key: Key, y: Array, draws: int) -> tj.Samples:
+    """`draws` draws; where less than a quarter of them are effective as many more as make up for it, up to MOST times."""
+    drawn = sampler.sample(key, draws, context=y)
+    times = int(np.clip(np.ceil(0.25 / float(tj.diagnostics.ess(drawn.log_weight))), 1, MOST))
+    return drawn if times == 1 else sampler.sample(jax.random.fold_in(key, 1), times * draws, context=y)
+
+
+def differences(drawn: tj.Samples, reference: Reference) -> dict[str, float]:
     """The largest difference of a posterior mean from NUTS, and of a standard deviation, in its standard deviations."""
     weights = jnp.exp(drawn.log_weight - jax.nn.logsumexp(drawn.log_weight))[:, None]
     mean = jnp.sum(weights * drawn.x, axis=0)

@@ -56,18 +56,20 @@ MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
 }
 
 
-def by_nuts(model: Callable[..., None], arguments: tuple[Any, ...], y: Array, seed: int = 0) -> Reference:
-    """CHAINS chains, one after another in one vmapped program, of KEPT draws each."""
+def by_nuts(
+    model: Callable[..., None], arguments: tuple[Any, ...], y: Array, *, warm_up: int = WARM_UP, kept: int = KEPT
+) -> Reference:
+    """CHAINS chains in one vmapped program, of `kept` draws each."""
     from numpyro.diagnostics import effective_sample_size, gelman_rubin
     from numpyro.infer import MCMC, NUTS
 
     with jax.numpy_dtype_promotion("standard"):
         kernel = NUTS(model, target_accept_prob=0.9)
         sampler = MCMC(
-            kernel, num_warmup=WARM_UP, num_samples=KEPT, num_chains=CHAINS, chain_method="vectorized", progress_bar=False
+            kernel, num_warmup=warm_up, num_samples=kept, num_chains=CHAINS, chain_method="vectorized", progress_bar=False
         )
         began = time.perf_counter()
-        sampler.run(jax.random.key(seed), *arguments, y=y)
+        sampler.run(jax.random.key(0), *arguments, y=y)
         states = sampler.last_state
         jax.block_until_ready(states.z)
         seconds = time.perf_counter() - began

@@ -1,5 +1,6 @@
 """The benchmarks: metrics against slow, obvious versions, complete result lines, the demonstration at a tiny size."""
 
+import functools
 import itertools
 import json
 import math
@@ -8,11 +9,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import pytest
 from rich.console import Console
 
 import tiltjax as tj
-from benchmarks import cases, ceiling, classical, methods, metrics, migrate, report, runner, speed
+from benchmarks import cases, ceiling, classical, families, methods, metrics, migrate, posteriors, report, runner, speed
 from benchmarks.__main__ import main, parser
 from benchmarks.demo import demo
 from benchmarks.demo import table as demo_table
@@ -430,3 +432,30 @@ def test_lines_of_earlier_versions_are_known_by_the_arguments_of_today():
     old = {name: value for name, value in now["arguments"].items() if name != "training"}
     assert migrate.migrated({**now, "arguments": {**old, **flat}}) == now
     assert migrate.migrated(now) is now
+
+
+@pytest.mark.slow
+def test_families_beside_single_fits_and_nuts(tmp_path, monkeypatch):
+    """A line a context with all that the table shows; what has lines is not run again; the truth of log Z is that of b = 1."""
+    tiny = functools.partial(tj.fit, **{name: value for name, value in TINY.items() if name != "num_updates"})
+    monkeypatch.setattr(tj, "fit", tiny)
+    monkeypatch.setattr(families, "DATA_SETS", 2)
+    monkeypatch.setattr(families, "by_nuts", functools.partial(posteriors.by_nuts, warm_up=50, kept=100))
+    families.families(("tempered", "schools"), (0,), 20, 200, tmp_path, QUIET)
+    lines = [json.loads(text) for text in (tmp_path / families.LINES).read_text().splitlines()]
+    assert [line["study"] for line in lines] == ["tempered"] * 5 + ["schools"] * 2
+    truth = lines[4]["log_z_truth"]  # b = 1: five Gaussians
+    assert abs(truth - np.log(5 * (2 * np.pi * families.VARIANCE) ** 4)) < 1e-3
+    monkeypatch.setattr(tj, "fit", None)
+    families.families(("tempered", "schools"), (0,), 20, 200, tmp_path, QUIET)
+
+
+@pytest.mark.slow
+def test_nuts_in_the_unconstrained_space_has_the_moments_of_a_conjugate_model():
+    def model(y=None):
+        x = numpyro.sample("x", numpyro.distributions.Normal(0.0, 1.0))
+        numpyro.sample("y", numpyro.distributions.Normal(x, 1.0), obs=y)
+
+    found = posteriors.by_nuts(model, (), jnp.asarray(1.0))  # N(1/2, 1/2)
+    assert abs(found.mean[0] - 0.5) < 5 * np.sqrt(0.5 / found.ess) and abs(found.sd[0] - np.sqrt(0.5)) < 0.03
+    assert found.r_hat < 1.01 and found.ess > 2000
