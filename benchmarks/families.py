@@ -55,14 +55,23 @@ def _mixture(b: Array, x: Array) -> Array:
 
 
 def tempered() -> Family:
-    """A mixture of five Gaussians in eight dimensions with all its energies times b, b in [0.3, 1]."""
-    width = float(jnp.sqrt(jnp.max(jnp.var(_centres(), axis=0)) + VARIANCE / 0.3))
-    process = tj.processes.gaussian(tj.paths.linear(), (DIM,), 1.3 * width)
+    """A mixture of five Gaussians in eight dimensions with all its energies times b, b in [0.3, 1].
+
+    Coordinates are those that the pilot finds at the least b, where the density is widest. Curvatures grow as b, so the
+    smallest variance is 0.3 of what it is there.
+    """
+    _, found = tj.preparing.piloted(jax.random.key(0), _tempered_target(0.3))
+    process = tj.processes.gaussian(tj.paths.linear(), (DIM,), tj.preparing.BASE_SCALE)
 
     def at(given: Any, b: Array) -> tj.Problem:
-        return tj.problems.make_sampling(tj.Target(functools.partial(_mixture, b), (DIM,)), process, 0.8 * VARIANCE)
+        target = tj.Target(functools.partial(_mixture, b), (DIM,))
+        return tj.problems.make_sampling(target, process, 0.3 * found.resolution, found.coordinates)
 
     return tj.problems.family(at, lambda key: jax.random.uniform(key, (), minval=0.3, maxval=1.0))
+
+
+def _tempered_target(b: float) -> tj.Target:
+    return tj.Target(functools.partial(_mixture, jnp.asarray(b)), (DIM,))
 
 
 def _tempered_log_z(b: float) -> tuple[float, float]:
@@ -120,7 +129,7 @@ DENSITIES = {
     "tempered": Densities(
         tempered,
         (0.3, 0.475, 0.65, 0.825, 1.0),
-        lambda b: tj.Target(functools.partial(_mixture, jnp.asarray(b)), (DIM,)),
+        _tempered_target,
         _tempered_log_z,
     ),
     "lattice": Densities(lattice, (0.22, 0.24, 0.26, 0.28, 0.30), lambda k: tj.targets.phi4(hopping=k), _lattice_log_z),
