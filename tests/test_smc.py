@@ -9,7 +9,7 @@ import pytest
 from support import gaussian, slow, z_scores
 from test_annealed import BASE, LOG_Z, TARGET, build, moving_gaussian, wild
 
-from tiltjax import exact, hamiltonian, paths, problems, processes, sde, smc, weights
+from tiltjax import exact, hamiltonian, paths, problems, processes, sde, smc, targets, weights
 
 KEY = jax.random.key(0)
 SCHEMES = {"systematic": weights.resample, "stratified": weights.stratified, "residual": weights.residual}
@@ -88,6 +88,24 @@ def test_moves_leave_their_density_invariant():
         assert (np.abs(y - np.asarray(x)).max(1) > 1e-3).mean() > 0.9  # they moved
         for value, truth in ((y[:, 0], 0), (y[:, 0] ** 2, 1), (y[:, 1], 1), ((y[:, 1] - y[:, 0] ** 2) ** 2, 0.25)):
             assert abs(z_scores(value, truth)) < 5
+
+
+def test_log_z_is_unbiased_with_moves_in_many_dimensions():
+    """A metric of the walkers that it moves would put log Z off by some d / n, at any number of steps."""
+    dim, variance = 24, 0.36
+    target = targets.gaussian(jnp.zeros(dim), np.sqrt(variance))
+    annealed = problems.annealed(problems.sampling(target, gaussian("trigonometric", (dim,), 1.0)), noise=0.02)
+
+    @jax.jit
+    def many(keys):
+        run = functools.partial(smc.run, annealed, idle, paths.uniform(100), moves=smc.Moves(2, 5))
+        return jax.lax.map(lambda key: run(key, 480).log_z, keys)
+
+    log_z = np.asarray(many(jax.random.split(KEY, 6)))
+    assert log_z.std() < 0.15, "the test has no power"
+    assert abs(z_scores(np.exp(log_z), 1.0)) < 5
+    with pytest.raises(ValueError, match=r"4 or more of them; got num_particles=3"):
+        smc.run(annealed, lambda t, x: x, paths.uniform(2), KEY, 3, moves=smc.Moves())
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 Walkers are resampled by their weight times psi_t, a potential of the dynamics, and go on with the weight 1 / psi_t: whatever
 psi_t is, E[exp(log_z)] = Z, at any number of particles, where the dynamics' weights have the mean Z (`Dynamics.unbiased`).
 Annealed, with a zero drift, this is tempered SMC (psi = 1: the weight is that of rho_t already); memoryless, the potential
-looks ahead to the reward. With a learned control the same algorithm needs fewer steps. Moves whose step size is adapted cost a
-bias that vanishes with the number of particles.
+looks ahead to the reward. With a learned control the same algorithm needs fewer steps. Moves adapt their metric and step size
+to the other half of the walkers: what is left of a bias vanishes with the number of particles.
 Sources: Del Moral, Doucet, Jasra (2006), J. R. Stat. Soc. B 68; Albergo & Vanden-Eijnden (2024), arXiv 2410.02711; for the
 potentials Chopin & Papaspiliopoulos (2020), An Introduction to Sequential Monte Carlo, chapter 10.
 """
@@ -75,6 +75,10 @@ def run(
     findings = validate.Findings("smc.run")
     findings.within(validate.between, "ess_floor", "the ESS below which walkers are resampled, a fraction", ess_floor, 0, 1)
     findings.within(validate.positive_int, "num_particles", num_particles)
+    findings.unless(
+        moves is None or num_particles >= 4,
+        f"moves adapt to the other half of the walkers, which takes 4 or more of them; got num_particles={num_particles}.",
+    )
     log_rho = None if moves is None else findings.within(validate.log_rho, problem, "moves")
     findings.stop()
     of = problem.dynamics
@@ -167,12 +171,25 @@ def _resampled(key: Key, state: _State, ahead: Array, scheme: Scheme) -> _State:
 def _moved(
     key: Key, of: Dynamics, log_rho: Callable[[Array], Array], control: ControlFn, t: Array, state: _State, moves: Moves
 ) -> tuple[_State, Array]:
-    """Moves that leave rho_t invariant leave the weights as they are."""
+    """Moves that leave rho_t invariant leave the weights as they are.
+
+    One half of the walkers moves in the metric of the other, then the other way round: a metric that depends on the walker
+    that it moves is not that of a reversible move, and E[exp(log_z)] would be off by some d / n at all numbers of steps.
+    """
     shape, n = state.walkers.x.shape, state.walkers.log_weight.size
-    flat = state.walkers.x.reshape(n, -1)
-    out = hamiltonian.moves(key, lambda x: log_rho(x.reshape(shape[1:])), flat, state.step_size, moves.num, moves.leapfrog)
-    walkers = jax.vmap(lambda y: of.start(control, t, y))(out.x.reshape(shape))
-    return _State(walkers._replace(log_weight=state.walkers.log_weight), state.log_z, out.step_size), out.acceptance
+    flat, half = state.walkers.x.reshape(n, -1), n // 2
+    key_first, key_second = jax.random.split(key)
+    how = moves.num, moves.leapfrog
+
+    def density(x: Array) -> Array:
+        return log_rho(x.reshape(shape[1:]))
+
+    first = hamiltonian.moves(key_first, density, flat[:half], state.step_size, *how, others=flat[half:])
+    second = hamiltonian.moves(key_second, density, flat[half:], first.step_size, *how, others=first.x)
+    x = jnp.concatenate([first.x, second.x])
+    walkers = jax.vmap(lambda y: of.start(control, t, y))(x.reshape(shape))
+    state = _State(walkers._replace(log_weight=state.walkers.log_weight), state.log_z, second.step_size)
+    return state, 0.5 * (first.acceptance + second.acceptance)
 
 
 def _log_mean(log_weight: Array) -> Array:
