@@ -239,7 +239,9 @@ def families(studies: Sequence[str], seeds: Sequence[int], updates: int, draws: 
             lines += new
             with file.open("a") as opened:
                 opened.writelines(json.dumps(line) + "\n" for line in new)
-        console.print(table(study, [line for line in lines if line["study"] == study]))
+        console.print(
+            table(study, [line for line in lines if (line["study"], line["updates"], line["draws"]) == (study, updates, draws)])
+        )
 
 
 def table(study: str, lines: Sequence[dict[str, Any]]) -> Table:
