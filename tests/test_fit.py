@@ -123,12 +123,12 @@ def test_a_fit_goes_on_from_a_sampler(fitted, tmp_path, monkeypatch):
     _, target, sampler, _ = fitted
     sampler.save(tmp_path / "saved")
     monkeypatch.setattr(tj.pilot, "pilot", None)
-    for start in (sampler, tj.load(tmp_path / "saved", target, network=NETWORK)):
-        still = SMALL(jax.random.key(2), target, start=start, num_updates=100, learning_rate=1e-12)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), still.params, sampler.params)
-        for name in ("location", "scale", "resolution"):
-            assert still.record[name] == sampler.record[name]
-        assert still.report.history.ess[0] > 0.3  # the buffer was filled by the control of the start
+    start = tj.load(tmp_path / "saved", target, network=NETWORK)
+    still = SMALL(jax.random.key(2), target, start=start, num_updates=100, learning_rate=1e-12)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), still.params, sampler.params)
+    for name in ("location", "scale", "resolution"):
+        assert still.record[name] == sampler.record[name]
+    assert still.report.history.ess[0] > 0.3  # the buffer was filled by the control of the start
     with pytest.raises(ValueError, match=r"parameters of another shape .* Pass fit the network"):
         SMALL(jax.random.key(2), target, start=sampler, network=functools.partial(tj.networks.mlp, width=8, depth=1))
     with pytest.raises(ValueError, match=r"start draws particles of shape \(2,\); got a problem of shape \(3,\)"):

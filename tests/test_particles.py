@@ -244,6 +244,7 @@ def test_egnn_is_zero_at_first_and_equivariant(name, informed):
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.slow
 def test_egnn_on_the_messages_of_a_loop():
     """One layer, particle by particle and pair by pair."""
     problem = particle_problem(targets.double_well(3, 2))

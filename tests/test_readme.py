@@ -71,6 +71,7 @@ def readme(tmp_path_factory):
         return run(README, {})
 
 
+@pytest.mark.slow
 def test_readme_runs(readme):
     assert readme["draws"].x.shape == (10_000, 2)
     assert readme["x"].shape == (10_000, 2)

@@ -40,6 +40,7 @@ def z_of_mean(x, exact, ess):
 # --------------------------------------------------------------------------------------------------- chains
 
 
+@pytest.mark.slow
 def test_replica_exchange_finds_both_wells():
     """Two wells 8 kT apart in height of barrier, of weights 3 : 1, from starts that all lie in the lesser one."""
     log_weight = math.log(3.0)

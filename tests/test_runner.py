@@ -93,6 +93,7 @@ def test_draws_that_are_there_are_thinned_evenly():
     assert kept(samples)(None, 99).log_weight.tolist() == samples.log_weight.tolist()
 
 
+@pytest.mark.slow
 def test_a_line_of_a_classical_method_has_every_key_and_no_weights_of_paths(monkeypatch):
     monkeypatch.setitem(cases.BUDGETS, "smoke", cases.Budget({}, num_draws=50, floor_pairs=2))
     target = cases.CASES["gmm40"].target()
@@ -386,6 +387,7 @@ def test_a_suite_runs_its_classical_methods_again_with_the_defaults_seconds(tmp_
     assert text.count("| smc, equal seconds | smoke | 2 |") == 2
 
 
+@pytest.mark.slow
 def test_a_job_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
     """An unknown case is the quickest failure that a child can report; a killed one reports for itself."""
     (line,) = workers.in_child([Job("nothing", "default", 3, "smoke")], [sorted(os.sched_getaffinity(0))[0]], tmp_path)

@@ -81,11 +81,11 @@ def test_other_calls_say_all_at_once_too():
     with pytest.raises(ValueError, match=r"Sampler\.sample was called with 4 arguments") as error:
         sampler.sample(jnp.zeros(2, jnp.uint32), 0, num_steps=0, batch_size=-1)
     assert len(lines(error)) == 5
-    with pytest.raises(ValueError, match=r"smc\.run was called with 3 arguments") as error:
+    with pytest.raises(ValueError, match=r"smc\.run was called with 4 arguments") as error:
         blind = processes.pretrained(paths.linear(), (2,), denoiser=lambda t, x: x)
         of = problems.annealed(problems.tilt(blind, lambda x: -jnp.sum(x**2)))
         smc.run(of, lambda t, x: x, paths.uniform(3), KEY, 0, ess_floor=3.0, moves=smc.Moves())
-    assert len(lines(error)) == 4
+    assert len(lines(error)) == 5
     with pytest.raises(ValueError, match="fit_bridge was called with 3 arguments") as error:
         fit(KEY, problem, call=tj.fit_bridge, num_stages=0, learning_rate=-1.0)
     assert len(lines(error)) == 4
