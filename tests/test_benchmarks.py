@@ -349,6 +349,7 @@ def test_help_names_every_command(capsys):
 # ------------------------------------------------------------------------------------------------------- speed
 
 
+@pytest.mark.slow
 @pytest.mark.float32
 def test_the_bare_scan_is_the_same_arithmetic():
     """Else the ratios compare two different things."""

@@ -191,6 +191,7 @@ def test_the_exact_control_carries_the_source_to_the_target():
     np.testing.assert_allclose(np.divide(error[:-1], error[1:]), 2.0, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_at_the_bridge_the_weights_of_its_own_reversal_are_even():
     """Those of the base's reversal keep a spread there, whatever the grid."""
     process, reward = base(), truth().problem.reward

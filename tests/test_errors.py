@@ -214,6 +214,7 @@ def test_bad_input_of_load(tmp_path):
         tj.load(tmp_path, target)
 
 
+@pytest.mark.slow
 def test_a_density_that_is_nan_where_a_given_process_begins_stops_the_run():
     """For a problem there is no pilot: the first chunk says which quantity went bad."""
     target = tj.Target(lambda x: jnp.where(jnp.sum(x) > 1e6, 0.0, jnp.nan), (2,))

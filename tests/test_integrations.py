@@ -230,6 +230,7 @@ def test_numpyro_scalars_integrate_to_one(distribution):
         assert jnp.abs(values.mean() - expected) < 5 * values.std() / math.sqrt(N)
 
 
+@pytest.mark.slow
 def test_numpyro_vectors():
     normal = dist.MultivariateNormal(jnp.ones(3), scale_tril=2 * jnp.eye(3))
     target = from_distribution(normal)

@@ -284,7 +284,7 @@ def kinds(name):
 
 # one of each kind of loss
 
-FIRST = ("adjoint_matching", "learned_variance", "minimum_variance")
+FIRST = ("adjoint_matching", "minimum_variance")
 QUICK = {(name, "gaussian", False) for name in FIRST}
 
 

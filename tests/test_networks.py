@@ -114,6 +114,7 @@ def test_half_precision_is_near_and_stays_inside(name):
     assert "bf16" in str(jax.make_jaxpr(lambda x: half.apply(params, T, x))(X))
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_control_in_half_precision():
     """E[exp(log_weight)] = Z without bias: base N(0, 1.5^2) in six dimensions, r = -|x|^2 / 2."""
     target = problems.tilt(gaussian("linear", SHAPE, 1.5), lambda x: -0.5 * jnp.sum(jnp.square(x)), resolution=0.1)

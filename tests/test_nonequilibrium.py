@@ -146,6 +146,7 @@ def test_the_random_divergence_keeps_the_square_unbiased():
     assert found.std() > 1e-3 and abs(z_scores(found, 0.0)) < 5
 
 
+@pytest.mark.slow
 def test_the_horizon_ends_where_the_weights_are_spent():
     """Walkers without a drift lose their ESS in time; those of the exact drift do not."""
     problem, drift, _ = moving_gaussian()
@@ -165,6 +166,7 @@ def test_the_horizon_ends_where_the_weights_are_spent():
     assert horizons[0] < 35 and horizons[1] == 40
 
 
+@pytest.mark.slow
 def test_walkers_carry_their_jarzynski_weights():
     """The work along the path, by which action matching weighs, is the weight of `dynamics.log_weight` at its end."""
     problem = build("gaussian")

@@ -186,6 +186,7 @@ def test_a_harmonic_source_says_what_it_needs():
         particles.harmonic(np.kron(np.eye(2), np.array([[1.0, -1.0], [-1.0, 1.0]])), 2)
 
 
+@pytest.mark.slow
 def test_log_z_on_the_subspace_by_importance_sampling():
     """Of a harmonic ring in closed form, and of two particles by a radial integral, r = |x_1 - x_2| = sqrt(2) |y|."""
     pair = targets.double_well(2, 3)
