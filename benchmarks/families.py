@@ -46,7 +46,7 @@ HOPPINGS = (0.22, 0.30)
 
 
 def _centres() -> Array:
-    return 3.0 * jax.random.normal(jax.random.key(11), (MODES, DIM)) / jnp.sqrt(DIM) * 2.0
+    return 6.0 * jax.random.normal(jax.random.key(11), (MODES, DIM)) / jnp.sqrt(DIM)
 
 
 @jax.jit

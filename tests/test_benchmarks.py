@@ -431,7 +431,8 @@ def test_lines_of_earlier_versions_are_known_by_the_arguments_of_today():
     now = learned[0]
     flat = {name: value for name, value in now["arguments"]["training"].items() if name in migrate.IN_TRAINING}
     old = {name: value for name, value in now["arguments"].items() if name != "training"}
-    assert migrate.migrated({**now, "arguments": {**old, **flat}}) == now
+    for optimizer in ("adam", None):  # None was Adam once
+        assert migrate.migrated({**now, "arguments": {**old, **flat, "optimizer": optimizer}}) == now
     assert migrate.migrated(now) is now
 
 

@@ -69,10 +69,9 @@ def trainer(
 
 
 def _first(parts: Parts, key: Key, start: Learned | None) -> Learned:
-    """The parameters before the first update: new ones, or a copy of the start; what that does not have is new."""
+    """The parameters before the first update: new ones, or those of the start; what that does not have is new."""
     if start is None:
         return Learned(parts.network.init(jax.random.split(key, 3)[0]), parts.objective.init())
-    start = jax.tree.map(jnp.copy, start)
     return start if start.extra is not None else start._replace(extra=parts.objective.init())
 
 

@@ -35,7 +35,7 @@ def train(
         objective, network, optimizer, replay=replay, average=training.average, max_norm=training.max_norm
     )._replace(start=start)
     named = _named(objective, training, num_updates)
-    known = None if checkpoint is None else identity.bytes_of((start, objective.family and objective.family.given))
+    known = None if checkpoint is None else identity.bytes_of((start, made.given))
     return through(
         key,
         made,
