@@ -389,7 +389,6 @@ def test_stages_lead_to_the_gaussian():
 QUICK = {"num_stages": 2, "num_updates": 100}
 
 
-@pytest.mark.slow
 def test_a_bridge_is_saved_loaded_and_refined(tmp_path):
     """Of a random control and corrector: E[w] = Z after `load`; of the exact ones, `refine` raises the ESS."""
     sampler = fit(truth().problem, **QUICK)

@@ -146,7 +146,6 @@ def test_the_exact_drift_needs_no_resampling_and_has_no_error():
     assert classical.resampled.any()
 
 
-@pytest.mark.slow
 def test_tuning_leaves_out_a_drift_that_does_harm_and_keeps_one_that_helps():
     problem, drift, log_z = moving_gaussian()
     times = paths.uniform(20)
