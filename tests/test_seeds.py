@@ -71,7 +71,6 @@ def test_a_buffer_is_written_where_a_plain_number_says():
     assert jax.tree.leaves(state.params)[0].shape[0] == 3
 
 
-@pytest.mark.slow
 def test_a_killed_run_of_several_goes_on_to_the_same_result(tmp_path, monkeypatch):
     def collect(params, key, n):
         return Batch({"x": params.control[None] + jax.random.normal(key, (n, 3))}, jnp.zeros(n), jnp.zeros(n, bool))

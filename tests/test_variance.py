@@ -85,7 +85,7 @@ def measured(name, family):
     return diagnostics.target_variance(objective, params, draws(family), TIMES, jax.random.key(1), known.control)
 
 
-@pytest.mark.parametrize("family", [family if family == "geometric" else slow(family) for family in FAMILIES])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", sorted(SCORE_MATCHING))
 def test_variances_of_the_targets_are_the_closed_forms(name, family):
     found, gain2 = measured(name, family), np.asarray(jax.vmap(truth(family).problem.frame.gain)(TIMES)) ** 2
